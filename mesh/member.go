@@ -1,0 +1,48 @@
+package mesh
+
+// Member is one cluster as the federation document has it.
+type Member struct {
+	Name   ClusterName
+	Region string
+	// Incarnation grows when a cluster of this name joins again.
+	Incarnation uint64
+	Gateways    []Gateway
+	// Namespaces the cluster may export; empty means none.
+	Namespaces []string
+	// Authority is true for the cluster that holds the root.
+	Authority bool
+}
+
+// Grants tells whether the member may export services of namespace ns.
+func (m *Member) Grants(ns string) bool {
+	for _, n := range m.Namespaces {
+		if n == ns || n == "*" {
+			return true
+		}
+	}
+	return false
+}
+
+// Trust is what a control plane knows of the federation: the document's
+// members and the local anchor made from them.
+type Trust struct {
+	Federation FederationName
+	Self       ClusterName
+	// Term and Seq of the federation document.
+	Term, Seq uint64
+	// Members in document order (the order of admission), self included.
+	Members []Member
+	// AnchorPEM are the local anchors, PEM: what proxies trust instead of the
+	// root. It permits exactly the hosts of Members.
+	AnchorPEM []byte
+}
+
+// Member gives the member of that name.
+func (t *Trust) Member(c ClusterName) (*Member, bool) {
+	for i := range t.Members {
+		if t.Members[i].Name == c {
+			return &t.Members[i], true
+		}
+	}
+	return nil, false
+}

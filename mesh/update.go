@@ -1,0 +1,57 @@
+package mesh
+
+import "net/netip"
+
+// Update is one change a source tells the owner of the state. The set of
+// implementations is closed.
+type Update interface{ update() }
+
+// Source names who must have delivered its first state before a snapshot is Ready.
+type Source string
+
+// The sources.
+const (
+	SourceRegistry Source = "registry" // configuration and workloads
+	SourceRemote   Source = "remote"   // last known catalogues from disk
+	SourceTrust    Source = "trust"    // the federation document from disk
+)
+
+type (
+	// SetConfig replaces the configuration section.
+	SetConfig struct{ Config *Config }
+	// SetWorkload adds or replaces one workload.
+	SetWorkload struct{ Workload Workload }
+	// DeleteWorkload removes one workload.
+	DeleteWorkload struct{ Name WorkloadName }
+	// SetHealth says whether a workload answers. Unknown workloads are ignored.
+	SetHealth struct {
+		Name  WorkloadName
+		Ready bool
+	}
+	// SetRemote replaces the catalogue of one member; nil withdraws it.
+	SetRemote struct {
+		Cluster   ClusterName
+		Catalogue *Catalogue
+	}
+	// SetTrust replaces the trust section.
+	SetTrust struct{ Trust *Trust }
+	// SetVIPs adds persisted virtual addresses.
+	SetVIPs struct{ VIPs map[Host]netip.Addr }
+	// SetSlots restores the slots of a service as they were before a restart.
+	SetSlots struct {
+		Service ServiceName
+		Slots   []SlotPods
+	}
+	// Synced says that a source has delivered its first state.
+	Synced struct{ Source Source }
+)
+
+func (SetConfig) update()      {}
+func (SetWorkload) update()    {}
+func (DeleteWorkload) update() {}
+func (SetHealth) update()      {}
+func (SetRemote) update()      {}
+func (SetTrust) update()       {}
+func (SetVIPs) update()        {}
+func (SetSlots) update()       {}
+func (Synced) update()         {}
