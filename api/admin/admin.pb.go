@@ -1527,10 +1527,12 @@ func (x *RevokeTokenResponse) GetRevoked() int32 {
 }
 
 type JoinRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Token         string                 `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
-	Region        string                 `protobuf:"bytes,2,opt,name=region,proto3" json:"region,omitempty"`
-	Gateways      []string               `protobuf:"bytes,3,rep,name=gateways,proto3" json:"gateways,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Token    string                 `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
+	Region   string                 `protobuf:"bytes,2,opt,name=region,proto3" json:"region,omitempty"`
+	Gateways []string               `protobuf:"bytes,3,rep,name=gateways,proto3" json:"gateways,omitempty"`
+	// The name the caller means this cluster to have; empty: the token's.
+	ExpectCluster string `protobuf:"bytes,4,opt,name=expect_cluster,json=expectCluster,proto3" json:"expect_cluster,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1584,6 +1586,13 @@ func (x *JoinRequest) GetGateways() []string {
 		return x.Gateways
 	}
 	return nil
+}
+
+func (x *JoinRequest) GetExpectCluster() string {
+	if x != nil {
+		return x.ExpectCluster
+	}
+	return ""
 }
 
 type JoinResponse struct {
@@ -3189,11 +3198,12 @@ const file_api_admin_admin_proto_rawDesc = "" +
 	"\x12RevokeTokenRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\"/\n" +
 	"\x13RevokeTokenResponse\x12\x18\n" +
-	"\arevoked\x18\x01 \x01(\x05R\arevoked\"W\n" +
+	"\arevoked\x18\x01 \x01(\x05R\arevoked\"~\n" +
 	"\vJoinRequest\x12\x14\n" +
 	"\x05token\x18\x01 \x01(\tR\x05token\x12\x16\n" +
 	"\x06region\x18\x02 \x01(\tR\x06region\x12\x1a\n" +
-	"\bgateways\x18\x03 \x03(\tR\bgateways\"\x94\x01\n" +
+	"\bgateways\x18\x03 \x03(\tR\bgateways\x12%\n" +
+	"\x0eexpect_cluster\x18\x04 \x01(\tR\rexpectCluster\"\x94\x01\n" +
 	"\fJoinResponse\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x12\x1e\n" +
 	"\n" +
