@@ -1,0 +1,167 @@
+package archtest
+
+import (
+	"fmt"
+	"strings"
+)
+
+// Pure lists the packages that only decide: no sockets, no processes, no servers. A decision that can be tested
+// without any of them stays testable, and its argument can serve as its cache key.
+var Pure = []string{
+	"mesh", "federation/document", "federation/catalog", "controlplane/config", "controlplane/translate",
+	"controlplane/slots", "controlplane/analyze", "controlplane/inject", "proxy/bootstrap", "trust/anchor",
+	"trust/bundle", "trust/rotation", "internal/deltaxds",
+}
+
+// effects is what a pure package may not import. Messages of go-control-plane share a package with their stubs, so
+// that module is not in the list; gRPC itself is.
+var effects = []string{
+	"net/http/...", "os/exec", "google.golang.org/grpc/...", Module + "/api/rpc/...", "k8s.io/client-go/...",
+	"istio.io/client-go/...", "sigs.k8s.io/controller-runtime/...", "sigs.k8s.io/mcs-api/pkg/client/...",
+	"github.com/hashicorp/memberlist/...", "go.etcd.io/...",
+}
+
+// kubernetesTypes are configuration objects as their users write them.
+var kubernetesTypes = []string{"k8s.io/...", "istio.io/...", "sigs.k8s.io/mcs-api/...", "sigs.k8s.io/gateway-api/..."}
+
+// Rule says which imports the packages matching Subjects may not have.
+type Rule struct {
+	Name, Reason string
+	Subjects     []string // patterns below the module, as in Graph.Own
+	Except       []string // subjects to which the rule does not apply
+	// Reach is how far the rule looks: Direct imports, what is reached through Own packages, or Everything linked in.
+	Reach Reach
+	// Forbidden reports whether a subject may not import the path (a full import path).
+	Forbidden func(path string) bool
+}
+
+// Reach is how far a rule follows imports.
+type Reach int
+
+// The values of Reach.
+const (
+	Direct     Reach = iota // the package's own import statements
+	Own                     // and those of our packages it reaches
+	Everything              // and those of every module it reaches
+)
+
+// Rules are the import rules of the project.
+var Rules = []Rule{
+	{
+		Name:      "mesh is the vocabulary",
+		Reason:    "every package shares these types, so they may depend on nothing but the standard library",
+		Subjects:  []string{"mesh/..."},
+		Reach:     Everything,
+		Forbidden: func(path string) bool { return !isStandard(path) && !matches(relative(path), "mesh/...") },
+	},
+	{
+		Name:      "pure packages have no effects",
+		Reason:    "what only decides is tested with values alone and its argument is its cache key; act in a thin shell around it",
+		Subjects:  Pure,
+		Reach:     Own,
+		Forbidden: func(path string) bool { return matchesAny(path, effects) },
+	},
+	{
+		Name:      "sources know nothing of what is built from them",
+		Reason:    "the flow has one direction: sources send updates, the world owns state, translation reads it; nothing calls back",
+		Subjects:  []string{"discovery/...", "federation/..."},
+		Reach:     Own,
+		Forbidden: own("controlplane/world/...", "controlplane/translate/...", "controlplane/xdsserver/..."),
+	},
+	{
+		Name:     "trust stands alone",
+		Reason:   "who audits keys and certificates must be able to read them without the rest",
+		Subjects: []string{"trust/..."},
+		Reach:    Own,
+		Forbidden: func(path string) bool {
+			return isOwn(path) && !matchesAny(relative(path), []string{"mesh/...", "api/...", "trust/...", "internal/hint"})
+		},
+	},
+	{
+		Name:      "proxies know no control plane",
+		Reason:    "a proxy outlives its control plane and ships in every pod: it speaks to one only through the wire formats",
+		Subjects:  []string{"proxy/...", "cmd/isthmus-proxy"},
+		Reach:     Own,
+		Forbidden: own("controlplane/...", "discovery/..."),
+	},
+	{
+		Name:     "isthmus-proxy is small",
+		Reason:   "it runs beside every workload: no Kubernetes client and no etcd server, not even through another module",
+		Subjects: []string{"cmd/isthmus-proxy"},
+		Reach:    Everything,
+		Forbidden: func(path string) bool {
+			return matchesAny(path, []string{"k8s.io/client-go/...", "go.etcd.io/etcd/server/..."})
+		},
+	},
+	{
+		Name:      "wiring is the last to know",
+		Reason:    "internal/app connects packages; one that imports it would depend on all of them",
+		Subjects:  []string{"..."},
+		Except:    []string{"cmd/...", "internal/app/...", "internal/meshtest/...", "test/..."},
+		Reach:     Direct,
+		Forbidden: own("internal/app/..."),
+	},
+	{
+		Name:      "Kubernetes types stop at the edge",
+		Reason:    "inside, a route is a mesh.Route whoever wrote it; one more API then touches one package",
+		Subjects:  []string{"..."},
+		Except:    []string{"controlplane/config/...", "controlplane/status/...", "controlplane/inject/...", "discovery/kube/..."},
+		Reach:     Direct,
+		Forbidden: func(path string) bool { return matchesAny(path, kubernetesTypes) },
+	},
+	{
+		Name:     "wire messages carry no machinery",
+		Reason:   "pure packages read and write messages; only api/rpc may bring gRPC along",
+		Subjects: []string{"api/..."},
+		Except:   []string{"api/rpc/..."},
+		Reach:    Own,
+		Forbidden: func(path string) bool {
+			return matches(path, "google.golang.org/grpc/...") || isOwn(path) && (!matches(relative(path), "api/...") || matches(relative(path), "api/rpc/..."))
+		},
+	},
+	{
+		Name:      "programs are not libraries",
+		Reason:    "what two programs share belongs in a package of its own",
+		Subjects:  []string{"..."},
+		Except:    []string{"cmd/...", "hack/..."},
+		Reach:     Direct,
+		Forbidden: own("cmd/...", "test/..."),
+	},
+}
+
+// own makes a Forbidden that matches packages of this module.
+func own(patterns ...string) func(string) bool {
+	return func(path string) bool { return isOwn(path) && matchesAny(relative(path), patterns) }
+}
+
+// Check returns a message for every forbidden import: the chain that leads to it and the reason of the rule.
+func (r Rule) Check(g Graph) []string {
+	through := func(path string) bool {
+		return r.Reach == Everything && !isStandard(path) || r.Reach == Own && isOwn(path)
+	}
+	var broken []string
+	for _, subject := range g.Own(r.Subjects...) {
+		if matchesAny(relative(subject), r.Except) {
+			continue
+		}
+		for _, chain := range sortedChains(g.Reach(subject, through)) {
+			target := chain[len(chain)-1]
+			// A chain through another forbidden package is reported once, at that package.
+			if !r.Forbidden(target) || anyForbidden(r.Forbidden, chain[1:len(chain)-1]) {
+				continue
+			}
+			broken = append(broken, fmt.Sprintf("%s imports %s\n\trule: %s: %s\n\tby way of: %s",
+				relative(subject), target, r.Name, r.Reason, strings.Join(chain, " → ")))
+		}
+	}
+	return broken
+}
+
+func anyForbidden(forbidden func(string) bool, paths []string) bool {
+	for _, path := range paths {
+		if forbidden(path) {
+			return true
+		}
+	}
+	return false
+}
