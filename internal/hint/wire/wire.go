@@ -1,0 +1,117 @@
+// Package wire carries an error's hint and code over gRPC.
+//
+// A server answers with Status(err) (or installs ServerOptions, which does it for every method); a client passes what
+// a call returned through Error. Between the two, the message, the stable code and the hint are those of internal/hint;
+// on the wire they are a status with one google.rpc.ErrorInfo: reason = code, metadata["hint"] = hint.
+package wire
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"isthmus.dev/isthmus/internal/hint"
+)
+
+// domain tells our ErrorInfo from another program's.
+const domain = "isthmus.dev"
+
+// Status turns err into an error that gRPC sends with its hint and code. The kind is that of a status already in err's
+// chain, else what the context or the file system says, else FailedPrecondition for an error that was given a code by
+// us, else Internal. Status(nil) is nil.
+func Status(err error) error {
+	if err == nil {
+		return nil
+	}
+	st := status.New(kind(err), message(err))
+	code, fix := hint.CodeOf(err), hint.Of(err)
+	if code == "" && fix == "" {
+		return st.Err()
+	}
+	info := &errdetails.ErrorInfo{Domain: domain, Reason: code, Metadata: map[string]string{"hint": fix}}
+	if detailed, detailErr := st.WithDetails(info); detailErr == nil {
+		st = detailed
+	}
+	return st.Err()
+}
+
+// message is err's text, without the "rpc error: code = … desc = " of a status that was returned unwrapped.
+func message(err error) string {
+	var wrapped interface{ GRPCStatus() *status.Status }
+	if errors.As(err, &wrapped) && wrapped.(error).Error() == err.Error() {
+		return wrapped.GRPCStatus().Message()
+	}
+	return err.Error()
+}
+
+func kind(err error) codes.Code {
+	var wrapped interface{ GRPCStatus() *status.Status }
+	switch {
+	case errors.As(err, &wrapped):
+		return wrapped.GRPCStatus().Code()
+	case errors.Is(err, context.DeadlineExceeded):
+		return codes.DeadlineExceeded
+	case errors.Is(err, context.Canceled):
+		return codes.Canceled
+	case errors.Is(err, fs.ErrPermission):
+		return codes.PermissionDenied
+	case hint.CodeOf(err) != "":
+		return codes.FailedPrecondition
+	}
+	return codes.Internal
+}
+
+// Failure is an error that came over the wire: the server's words, with the gRPC kind for who must branch on it.
+type Failure struct {
+	Kind    codes.Code
+	Message string
+}
+
+func (f *Failure) Error() string { return f.Message }
+
+// GRPCStatus lets status.FromError and Status see the kind.
+func (f *Failure) GRPCStatus() *status.Status { return status.New(f.Kind, f.Message) }
+
+// Error turns what a gRPC call returned into an error with the server's text, hint and code. Other errors are returned
+// as they are.
+func Error(err error) error {
+	st, ok := status.FromError(err)
+	if err == nil || !ok {
+		return err
+	}
+	var failure error = &Failure{Kind: st.Code(), Message: st.Message()}
+	for _, detail := range st.Details() {
+		if info, ok := detail.(*errdetails.ErrorInfo); ok && info.GetDomain() == domain {
+			failure = hint.Wrap(hint.Code(failure, info.GetReason()), info.GetMetadata()["hint"])
+		}
+	}
+	return failure
+}
+
+// ServerOptions make every method of a server answer through Status.
+func ServerOptions() []grpc.ServerOption {
+	return []grpc.ServerOption{
+		grpc.ChainUnaryInterceptor(func(ctx context.Context, request any, _ *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (any, error) {
+			response, err := handle(ctx, request)
+			return response, Status(err)
+		}),
+		grpc.ChainStreamInterceptor(func(server any, stream grpc.ServerStream, _ *grpc.StreamServerInfo, handle grpc.StreamHandler) error {
+			return Status(handle(server, stream))
+		}),
+	}
+}
+
+// ClientOptions make every call of a connection return through Error. Errors of a stream's messages are the caller's
+// to pass through Error.
+func ClientOptions() []grpc.DialOption {
+	return []grpc.DialOption{
+		grpc.WithChainUnaryInterceptor(func(ctx context.Context, method string, request, response any, conn *grpc.ClientConn, invoke grpc.UnaryInvoker, options ...grpc.CallOption) error {
+			return Error(invoke(ctx, method, request, response, conn, options...))
+		}),
+	}
+}
