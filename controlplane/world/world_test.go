@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -147,14 +148,15 @@ func TestWatch(t *testing.T) {
 // TestSaveBeforePublish: new addresses appear only once they are written down.
 func TestSaveBeforePublish(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		broken := true
+		var broken atomic.Bool
+		broken.Store(true)
 		saved := map[mesh.Host]netip.Addr{}
 		var o *Owner
 		o = start(t, Config{AssignVIPs: sequential, Save: func(_ context.Context, e Effects) error {
 			if len(o.Snapshot().VIPs) > len(saved) {
 				t.Errorf("published before saved: %v", o.Snapshot().VIPs)
 			}
-			if broken {
+			if broken.Load() {
 				return errors.New("no space left on device")
 			}
 			for h, a := range e.VIPs {
@@ -168,7 +170,7 @@ func TestSaveBeforePublish(t *testing.T) {
 			t.Fatalf("with a broken disk: %d services, slots %v, addresses %v; want all but the addresses", len(s.Config.Services), s.Slots, s.VIPs)
 		}
 		version := s.Versions.Config
-		broken = false
+		broken.Store(false)
 		time.Sleep(time.Second)
 		synctest.Wait()
 		if s = o.Snapshot(); len(s.VIPs) != 2 || len(saved) != 2 || s.Versions.Config == version {
