@@ -51,6 +51,9 @@ type ExportedService struct {
 	// the whole objects), not yet parsed or restricted.
 	VirtualServices  [][]byte
 	DestinationRules [][]byte
+	// Producer is made from the two by the importer before the catalogue is
+	// published in a snapshot; nil means that the export carries no rules.
+	Producer *ProducerRules
 }
 
 // Slot is one balanced share of a remote service: it has its own SNI and its

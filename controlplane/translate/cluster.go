@@ -1,0 +1,132 @@
+package translate
+
+import (
+	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
+	httpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
+	"google.golang.org/protobuf/types/known/structpb"
+
+	"isthmus.dev/isthmus/internal/deltaxds"
+	"isthmus.dev/isthmus/mesh"
+)
+
+// httpOptions is the key under which a cluster carries its HTTP settings.
+const httpOptions = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+
+// outbound adds everything of a sidecar's outbound side.
+func (v *view) outbound(out set) {
+	for _, h := range v.hosts {
+		for _, p := range h.ports {
+			for _, subset := range h.subsetNames() {
+				name := ClusterName(p.Number, subset, h.host)
+				out.add(deltaxds.ClusterType, name, v.cluster(h, p, subset))
+				out.add(deltaxds.EndpointType, name, v.endpoints(h, p, subset))
+			}
+			if p.Protocol.IsHTTP() && h.vip.IsValid() {
+				out.add(deltaxds.RouteType, RouteName(h.host, p.Number), v.routes(h, p))
+			}
+		}
+	}
+	out.add(deltaxds.ClusterType, passthrough, originalDestination())
+	out.add(deltaxds.ClusterType, blackHole, emptyCluster(blackHole))
+	out.add(deltaxds.ListenerType, outboundListener, v.outboundListener())
+	v.egress(out)
+}
+
+// cluster is the Envoy cluster of one port and subset of a host.
+func (v *view) cluster(h *hostView, p mesh.Port, subset string) *clusterv3.Cluster {
+	policy := h.policy(subset)
+	c := &clusterv3.Cluster{
+		Name:                 ClusterName(p.Number, subset, h.host),
+		AltStatName:          StatName(p.Number, subset, h.host),
+		ClusterDiscoveryType: &clusterv3.Cluster_Type{Type: clusterv3.Cluster_EDS},
+		EdsClusterConfig:     &clusterv3.Cluster_EdsClusterConfig{EdsConfig: ads()},
+		ConnectTimeout:       duration(connectTimeout(policy.ConnectionPool)),
+		LbPolicy:             clusterv3.Cluster_ROUND_ROBIN,
+		CommonLbConfig:       loadBalancing(policy.OutlierDetection),
+		CircuitBreakers:      circuitBreakers(policy.ConnectionPool),
+		OutlierDetection:     outlierDetection(policy.OutlierDetection),
+		Metadata: metadata(map[string]map[string]string{metadataFilter: {
+			"host": string(h.host), "namespace": h.name.Namespace, "service": h.name.Name, "subset": subset,
+		}}),
+	}
+	if p.Protocol.IsHTTP() {
+		c.TypedExtensionProtocolOptions = map[string]*anypb.Any{httpOptions: pack(sidecarHTTP(policy.ConnectionPool))}
+	}
+	v.upstreamTLS(c, h, p)
+	return c
+}
+
+// sidecarHTTP is HTTP/2 to another sidecar, with the keepalive that finds a frozen peer. Connections end before the
+// gateway's bound on their life would reset them.
+func sidecarHTTP(pool *mesh.ConnectionPool) *httpv3.HttpProtocolOptions {
+	common := &corev3.HttpProtocolOptions{MaxConnectionDuration: duration(clientConnectionLife)}
+	if pool != nil && pool.IdleTimeout > 0 {
+		common.IdleTimeout = duration(pool.IdleTimeout)
+	}
+	if pool != nil && pool.MaxRequestsPerConnection > 0 {
+		common.MaxRequestsPerConnection = u32(pool.MaxRequestsPerConnection)
+	}
+	return &httpv3.HttpProtocolOptions{
+		CommonHttpProtocolOptions: common,
+		UpstreamProtocolOptions: &httpv3.HttpProtocolOptions_ExplicitHttpConfig_{
+			ExplicitHttpConfig: &httpv3.HttpProtocolOptions_ExplicitHttpConfig{
+				ProtocolConfig: &httpv3.HttpProtocolOptions_ExplicitHttpConfig_Http2ProtocolOptions{
+					Http2ProtocolOptions: &corev3.Http2ProtocolOptions{
+						ConnectionKeepalive: &corev3.KeepaliveSettings{
+							Interval: duration(keepaliveInterval), Timeout: duration(keepaliveTimeout),
+						},
+					},
+				},
+			},
+		},
+	}
+}
+
+// originalDestination sends traffic that is not the mesh's where it was going.
+func originalDestination() *clusterv3.Cluster {
+	return &clusterv3.Cluster{
+		Name:                 passthrough,
+		ClusterDiscoveryType: &clusterv3.Cluster_Type{Type: clusterv3.Cluster_ORIGINAL_DST},
+		LbPolicy:             clusterv3.Cluster_CLUSTER_PROVIDED,
+		ConnectTimeout:       duration(passthroughTimeout),
+		CircuitBreakers:      circuitBreakers(nil),
+	}
+}
+
+// emptyCluster has no endpoints: connections to it are closed at once.
+func emptyCluster(name string) *clusterv3.Cluster {
+	return &clusterv3.Cluster{
+		Name:                 name,
+		ClusterDiscoveryType: &clusterv3.Cluster_Type{Type: clusterv3.Cluster_STATIC},
+		ConnectTimeout:       duration(defaultConnectTimeout),
+		LoadAssignment:       &endpointv3.ClusterLoadAssignment{ClusterName: name},
+	}
+}
+
+// upstreamTLS sets the transport sockets of c: one for each cluster that serves the host, chosen by the endpoint's
+// metadata, each accepting exactly the identities that cluster serves the host with.
+func (v *view) upstreamTLS(c *clusterv3.Cluster, h *hostView, p mesh.Port) {
+	for _, src := range h.sources {
+		socket := transportSocket(upstreamContext(v.identities(src), p.Protocol.IsHTTP()))
+		c.TransportSocketMatches = append(c.TransportSocketMatches, &clusterv3.Cluster_TransportSocketMatch{
+			Name: string(src.cluster),
+			Match: &structpb.Struct{Fields: map[string]*structpb.Value{
+				"cluster": structpb.NewStringValue(string(src.cluster)),
+			}},
+			TransportSocket: socket,
+		})
+	}
+	// An endpoint without metadata matches nothing: it must not be sent clear text.
+	c.TransportSocket = transportSocket(upstreamContext(nil, p.Protocol.IsHTTP()))
+}
+
+func transportSocket(m proto.Message) *corev3.TransportSocket {
+	return &corev3.TransportSocket{
+		Name:       "envoy.transport_sockets.tls",
+		ConfigType: &corev3.TransportSocket_TypedConfig{TypedConfig: pack(m)},
+	}
+}

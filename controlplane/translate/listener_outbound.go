@@ -1,0 +1,161 @@
+package translate
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	routerv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/router/v3"
+	originaldstv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/original_dst/v3"
+	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
+	tcpproxyv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
+	"google.golang.org/protobuf/proto"
+
+	"isthmus.dev/isthmus/mesh"
+)
+
+// Where a sidecar listens for redirected traffic.
+const (
+	OutboundPort = 15001
+	InboundPort  = 15006
+)
+
+// Virtual addresses are all of this range (240.240.0.0/16, class E: nobody routes it).
+const (
+	vipPrefix = "240.240.0.0"
+	vipBits   = 16
+)
+
+// outboundListener has a chain for each virtual address and port. Nothing is sniffed, so a server may speak first.
+// What goes to a virtual address on a port that no service has is reset; everything else passes through.
+func (v *view) outboundListener() *listenerv3.Listener {
+	l := &listenerv3.Listener{
+		Name:             outboundListener,
+		Address:          socketAddress("127.0.0.1", OutboundPort),
+		TrafficDirection: corev3.TrafficDirection_OUTBOUND,
+		ListenerFilters:  []*listenerv3.ListenerFilter{originalDst()},
+		DefaultFilterChain: &listenerv3.FilterChain{
+			Name:    passthrough,
+			Filters: []*listenerv3.Filter{filter("envoy.filters.network.tcp_proxy", tcpTo(passthrough, passthrough))},
+		},
+	}
+	ports := map[uint32]bool{0: true} // 0: a port no service has
+	for _, h := range v.hosts {
+		if !h.vip.IsValid() {
+			continue
+		}
+		for _, p := range h.ports {
+			ports[p.Number] = true
+			l.FilterChains = append(l.FilterChains, v.outboundChain(h, p))
+		}
+	}
+	// Envoy matches the port first and does not go back, so each port needs its own chain for unknown addresses.
+	for _, port := range slices.Sorted(maps.Keys(ports)) {
+		l.FilterChains = append(l.FilterChains, &listenerv3.FilterChain{
+			Name:             fmt.Sprintf("%s:%d", blackHole, port),
+			FilterChainMatch: destination(vipPrefix, vipBits, port),
+			Filters:          []*listenerv3.Filter{filter("envoy.filters.network.tcp_proxy", tcpTo(blackHole, blackHole))},
+		})
+	}
+	return l
+}
+
+func (v *view) outboundChain(h *hostView, p mesh.Port) *listenerv3.FilterChain {
+	chain := &listenerv3.FilterChain{
+		Name:             RouteName(h.host, p.Number),
+		FilterChainMatch: destination(h.vip.String(), h.vip.BitLen(), p.Number),
+	}
+	if p.Protocol.IsHTTP() {
+		chain.Filters = []*listenerv3.Filter{filter("envoy.filters.network.http_connection_manager", outboundHTTP(h, p))}
+	} else {
+		chain.Filters = []*listenerv3.Filter{filter("envoy.filters.network.tcp_proxy", v.outboundTCP(h, p))}
+	}
+	return chain
+}
+
+func outboundHTTP(h *hostView, p mesh.Port) *hcmv3.HttpConnectionManager {
+	m := connectionManager(StatName(p.Number, "", h.host), RouteName(h.host, p.Number))
+	m.HttpFilters = []*hcmv3.HttpFilter{router()}
+	return m
+}
+
+// connectionManager has the settings both directions share; routes come by RDS.
+func connectionManager(stat, routes string) *hcmv3.HttpConnectionManager {
+	return &hcmv3.HttpConnectionManager{
+		StatPrefix: stat,
+		CodecType:  hcmv3.HttpConnectionManager_AUTO,
+		RouteSpecifier: &hcmv3.HttpConnectionManager_Rds{
+			Rds: &hcmv3.Rds{ConfigSource: ads(), RouteConfigName: routes},
+		},
+		HttpProtocolOptions:        &corev3.Http1ProtocolOptions{AcceptHttp_10: true},
+		ServerHeaderTransformation: hcmv3.HttpConnectionManager_PASS_THROUGH,
+		StreamIdleTimeout:          duration(0), // long streams are the applications' affair
+		UseRemoteAddress:           no(),
+		NormalizePath:              yes(),
+		UpgradeConfigs:             []*hcmv3.HttpConnectionManager_UpgradeConfig{{UpgradeType: "websocket"}},
+	}
+}
+
+func router() *hcmv3.HttpFilter {
+	return httpFilter("envoy.filters.http.router", &routerv3.Router{SuppressEnvoyHeaders: true})
+}
+
+// outboundTCP follows the TCP routes of the rule in force; by default everything goes to the host itself.
+func (v *view) outboundTCP(h *hostView, p mesh.Port) *tcpproxyv3.TcpProxy {
+	t := tcpTo(StatName(p.Number, "", h.host), ClusterName(p.Number, "", h.host))
+	t.MaxConnectAttempts = u32(connectAttempts)
+	vs := v.virtualService(h)
+	if vs == nil {
+		return t
+	}
+	for _, r := range vs.TCP {
+		if r.Port != 0 && r.Port != p.Number {
+			continue
+		}
+		targets := v.targets(h, p, r.Destinations)
+		switch {
+		case len(targets) == 0:
+			t.ClusterSpecifier = &tcpproxyv3.TcpProxy_Cluster{Cluster: blackHole}
+		case len(targets) == 1:
+			t.ClusterSpecifier = &tcpproxyv3.TcpProxy_Cluster{Cluster: targets[0].cluster}
+		default:
+			w := &tcpproxyv3.TcpProxy_WeightedCluster{}
+			for _, target := range targets {
+				w.Clusters = append(w.Clusters, &tcpproxyv3.TcpProxy_WeightedCluster_ClusterWeight{Name: target.cluster, Weight: target.weight})
+			}
+			t.ClusterSpecifier = &tcpproxyv3.TcpProxy_WeightedClusters{WeightedClusters: w}
+		}
+		return t
+	}
+	return t
+}
+
+func tcpTo(stat, cluster string) *tcpproxyv3.TcpProxy {
+	return &tcpproxyv3.TcpProxy{StatPrefix: stat, ClusterSpecifier: &tcpproxyv3.TcpProxy_Cluster{Cluster: cluster}}
+}
+
+func originalDst() *listenerv3.ListenerFilter {
+	return &listenerv3.ListenerFilter{
+		Name:       "envoy.filters.listener.original_dst",
+		ConfigType: &listenerv3.ListenerFilter_TypedConfig{TypedConfig: pack(&originaldstv3.OriginalDst{})},
+	}
+}
+
+// destination matches an address range and a port; port 0 is any.
+func destination(prefix string, bits int, port uint32) *listenerv3.FilterChainMatch {
+	m := &listenerv3.FilterChainMatch{PrefixRanges: []*corev3.CidrRange{{AddressPrefix: prefix, PrefixLen: u32(uint32(bits))}}}
+	if port != 0 {
+		m.DestinationPort = u32(port)
+	}
+	return m
+}
+
+func filter(name string, m proto.Message) *listenerv3.Filter {
+	return &listenerv3.Filter{Name: name, ConfigType: &listenerv3.Filter_TypedConfig{TypedConfig: pack(m)}}
+}
+
+func httpFilter(name string, m proto.Message) *hcmv3.HttpFilter {
+	return &hcmv3.HttpFilter{Name: name, ConfigType: &hcmv3.HttpFilter_TypedConfig{TypedConfig: pack(m)}}
+}

@@ -1,0 +1,71 @@
+package translate
+
+import (
+	"fmt"
+	"strings"
+
+	"isthmus.dev/isthmus/mesh"
+)
+
+// Names of resources that exist once a proxy.
+const (
+	outboundListener = "outbound"
+	inboundListener  = "inbound"
+	gatewayListener  = "gateway"
+	passthrough      = "PassthroughCluster"
+	blackHole        = "BlackHoleCluster"
+	federation       = "federation"
+)
+
+// ClusterName is the Envoy cluster of a host's port and subset, in Istio's form.
+func ClusterName(port uint32, subset string, h mesh.Host) string {
+	return fmt.Sprintf("outbound|%d|%s|%s", port, subset, h)
+}
+
+// InboundName is the Envoy cluster and the route configuration of an application's port.
+func InboundName(port uint32) string { return fmt.Sprintf("inbound|%d||", port) }
+
+// RouteName is the route configuration of a host's port.
+func RouteName(h mesh.Host, port uint32) string { return fmt.Sprintf("%s:%d", h, port) }
+
+// EgressName is the internal listener towards another cluster.
+func EgressName(c mesh.ClusterName) string { return "egress_" + string(c) }
+
+// GatewayClusterName is the Envoy cluster of another cluster's gateways.
+func GatewayClusterName(c mesh.ClusterName) string { return "gateway|" + string(c) }
+
+// StatName is the name of a host's port in statistics: without the dots and bars that break their hierarchy.
+// The subset comes last: outbound_<port>_<service>_<namespace>_<local|clusterset>[_<subset>].
+func StatName(port uint32, subset string, h mesh.Host) string {
+	name, clusterSet, ok := mesh.ParseHost(h)
+	if !ok {
+		return fmt.Sprintf("outbound_%d_%s", port, strings.NewReplacer(".", "_", "|", "_").Replace(string(h)))
+	}
+	domain := "local"
+	if clusterSet {
+		domain = "clusterset"
+	}
+	stat := fmt.Sprintf("outbound_%d_%s_%s_%s", port, name.Name, name.Namespace, domain)
+	if subset != "" {
+		stat += "_" + strings.ReplaceAll(subset, ".", "_")
+	}
+	return stat
+}
+
+// SlotEndpoint is the endpoint id of a slot. A new generation is another endpoint: Envoy opens a new connection for
+// it and drains the old one.
+func SlotEndpoint(s mesh.ServiceName, port uint32, slot mesh.Slot) string {
+	return fmt.Sprintf("%s/%s/%d/s%dg%d", s.Namespace, s.Name, port, slot.Index, slot.Generation)
+}
+
+func remoteIdentity(td mesh.TrustDomain, account string) (string, bool) {
+	ns, name, ok := strings.Cut(account, "/")
+	if !ok {
+		return "", false
+	}
+	id := mesh.WorkloadID(td, ns, name)
+	if _, err := mesh.ParseSPIFFEID(id.String()); err != nil {
+		return "", false
+	}
+	return id.String(), true
+}

@@ -1,0 +1,203 @@
+package translate
+
+import (
+	"math"
+	"strconv"
+	"strings"
+	"time"
+
+	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	previoushostsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/retry/host/previous_hosts/v3"
+	previousprioritiesv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/retry/priority/previous_priorities/v3"
+	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
+
+	"isthmus.dev/isthmus/mesh"
+)
+
+// Defaults of the passive health checks, measured with a gateway killed, frozen and cut off under load: with these
+// no request of 1,200 fails and none takes longer than about half a second.
+const (
+	// defaultConnectTimeout bounds TCP and TLS handshake together, so it also finds a gateway that is frozen: the
+	// kernel still completes the TCP handshake for it.
+	defaultConnectTimeout = 500 * time.Millisecond
+	passthroughTimeout    = 10 * time.Second
+	// A peer that answers no PING for interval + timeout is given up and its requests are retried elsewhere.
+	keepaliveInterval = 500 * time.Millisecond
+	keepaliveTimeout  = 300 * time.Millisecond
+	// localFailures in a row (refused, timed out, cut) eject an endpoint.
+	localFailures = 3
+	// Ejected endpoints are tried again soon: a cluster that returns must be in use within 5 s.
+	ejectionInterval = 500 * time.Millisecond
+	baseEjection     = time.Second
+	maxEjection      = 2 * time.Second
+	// Lives of connections: the client ends its own gracefully before the gateway would reset them.
+	clientConnectionLife  = 45 * time.Minute
+	gatewayConnectionLife = time.Hour
+	// unlimited is what Envoy takes for no limit; its own defaults (1024, and 3 concurrent retries) fail a fail-over.
+	unlimited = math.MaxUint32
+	// connectAttempts of a TCP connection, each to an endpoint picked anew.
+	connectAttempts = 4
+)
+
+// unreachedHeader marks an answer that a server sidecar made because it could not reach its application: the request
+// was not seen by it, so that any method may be retried. Sidecars strip it from what applications send.
+const unreachedHeader = "x-isthmus-unreached"
+
+// Conditions of the default retry policy. A request of an idempotent method (RFC 9110 §9.2.2) may be repeated after a
+// reset or a 503; any other only if it cannot have reached the application.
+const (
+	safeRetryOn       = "connect-failure,refused-stream,reset-before-request,retriable-headers"
+	idempotentRetryOn = safeRetryOn + ",reset,retriable-status-codes"
+	idempotentMethods = "GET|HEAD|OPTIONS|TRACE|PUT|DELETE"
+	defaultAttempts   = 2
+)
+
+func connectTimeout(pool *mesh.ConnectionPool) time.Duration {
+	if pool != nil && pool.ConnectTimeout > 0 {
+		return pool.ConnectTimeout
+	}
+	return defaultConnectTimeout
+}
+
+func circuitBreakers(pool *mesh.ConnectionPool) *clusterv3.CircuitBreakers {
+	limit := func(n uint32) uint32 {
+		if n == 0 {
+			return unlimited
+		}
+		return n
+	}
+	if pool == nil {
+		pool = &mesh.ConnectionPool{}
+	}
+	return &clusterv3.CircuitBreakers{Thresholds: []*clusterv3.CircuitBreakers_Thresholds{{
+		Priority:           corev3.RoutingPriority_DEFAULT,
+		MaxConnections:     u32(limit(pool.MaxConnections)),
+		MaxPendingRequests: u32(limit(pool.HTTP1MaxPendingRequests)),
+		MaxRequests:        u32(limit(pool.HTTP2MaxRequests)),
+		MaxRetries:         u32(limit(pool.MaxRetries)),
+	}}}
+}
+
+// loadBalancing weighs localities by their healthy endpoints and never panics: endpoints known to be bad get nothing
+// unless the rule asks for it.
+func loadBalancing(o *mesh.OutlierDetection) *clusterv3.Cluster_CommonLbConfig {
+	panicBelow := 0.0
+	if o != nil && o.MinHealthPercent != nil {
+		panicBelow = float64(*o.MinHealthPercent)
+	}
+	return &clusterv3.Cluster_CommonLbConfig{
+		HealthyPanicThreshold: &typev3.Percent{Value: panicBelow},
+		LocalityConfigSpecifier: &clusterv3.Cluster_CommonLbConfig_LocalityWeightedLbConfig_{
+			LocalityWeightedLbConfig: &clusterv3.Cluster_CommonLbConfig_LocalityWeightedLbConfig{},
+		},
+	}
+}
+
+// outlierDetection by default ejects only endpoints that cannot be reached. What the application answers does not
+// count unless a rule says so: an application that answers 503 to one client's bad requests must not vanish for all.
+func outlierDetection(o *mesh.OutlierDetection) *clusterv3.OutlierDetection {
+	d := &clusterv3.OutlierDetection{
+		SplitExternalLocalOriginErrors:         true,
+		ConsecutiveLocalOriginFailure:          u32(localFailures),
+		EnforcingConsecutiveLocalOriginFailure: u32(100),
+		EnforcingConsecutive_5Xx:               u32(0),
+		EnforcingConsecutiveGatewayFailure:     u32(0),
+		EnforcingSuccessRate:                   u32(0),
+		EnforcingLocalOriginSuccessRate:        u32(0),
+		MaxEjectionPercent:                     u32(100),
+		Interval:                               duration(ejectionInterval),
+		BaseEjectionTime:                       duration(baseEjection),
+		MaxEjectionTime:                        duration(maxEjection),
+	}
+	if o == nil {
+		return d
+	}
+	if o.Consecutive5xx != nil && *o.Consecutive5xx > 0 {
+		d.Consecutive_5Xx, d.EnforcingConsecutive_5Xx = u32(*o.Consecutive5xx), u32(100)
+	}
+	if o.ConsecutiveGatewayErrors != nil && *o.ConsecutiveGatewayErrors > 0 {
+		d.ConsecutiveGatewayFailure, d.EnforcingConsecutiveGatewayFailure = u32(*o.ConsecutiveGatewayErrors), u32(100)
+	}
+	if o.ConsecutiveLocalErrors != nil {
+		d.ConsecutiveLocalOriginFailure = u32(max(*o.ConsecutiveLocalErrors, 1))
+		if *o.ConsecutiveLocalErrors == 0 {
+			d.EnforcingConsecutiveLocalOriginFailure = u32(0)
+		}
+	}
+	if o.Interval > 0 {
+		d.Interval = duration(o.Interval)
+	}
+	if o.BaseEjectionTime > 0 {
+		d.BaseEjectionTime = duration(o.BaseEjectionTime)
+		d.MaxEjectionTime = duration(max(o.BaseEjectionTime, 300*time.Second)) // Envoy's default
+	}
+	if o.MaxEjectionPercent != nil {
+		d.MaxEjectionPercent = u32(*o.MaxEjectionPercent)
+	}
+	return d
+}
+
+// retryPolicies gives the policy for idempotent methods and the one for the others. They are the same where a rule
+// names its own conditions; both are nil where a rule turns retries off.
+func retryPolicies(r *mesh.Retries) (idempotent, other *routev3.RetryPolicy) {
+	attempts, perTry, on := uint32(defaultAttempts), time.Duration(0), ""
+	if r != nil {
+		attempts, perTry, on = r.Attempts, r.PerTryTimeout, r.On
+	}
+	if attempts == 0 {
+		return nil, nil
+	}
+	if on != "" {
+		p := retryPolicy(on, attempts, perTry)
+		return p, p
+	}
+	return retryPolicy(idempotentRetryOn, attempts, perTry), retryPolicy(safeRetryOn, attempts, perTry)
+}
+
+// retryPolicy makes a policy of Istio's comma-separated conditions; a number among them is a status code.
+func retryPolicy(on string, attempts uint32, perTry time.Duration) *routev3.RetryPolicy {
+	p := &routev3.RetryPolicy{
+		NumRetries:                    u32(attempts),
+		HostSelectionRetryMaxAttempts: 5,
+		RetryHostPredicate: []*routev3.RetryPolicy_RetryHostPredicate{{
+			Name: "envoy.retry_host_predicates.previous_hosts",
+			ConfigType: &routev3.RetryPolicy_RetryHostPredicate_TypedConfig{
+				TypedConfig: pack(&previoushostsv3.PreviousHostsPredicate{}),
+			},
+		}},
+		RetryPriority: &routev3.RetryPolicy_RetryPriority{
+			Name: "envoy.retry_priorities.previous_priorities",
+			ConfigType: &routev3.RetryPolicy_RetryPriority_TypedConfig{
+				TypedConfig: pack(&previousprioritiesv3.PreviousPrioritiesConfig{UpdateFrequency: 1}),
+			},
+		},
+		RetriableHeaders: []*routev3.HeaderMatcher{{
+			Name: unreachedHeader, HeaderMatchSpecifier: &routev3.HeaderMatcher_PresentMatch{PresentMatch: true},
+		}},
+	}
+	if perTry > 0 {
+		p.PerTryTimeout = duration(perTry)
+	}
+	var conditions []string
+	codes := false
+	for _, c := range strings.Split(on, ",") {
+		c = strings.TrimSpace(c)
+		if code, err := strconv.ParseUint(c, 10, 32); err == nil {
+			p.RetriableStatusCodes = append(p.RetriableStatusCodes, uint32(code))
+		} else if c == "retriable-status-codes" {
+			codes = true
+		} else if c != "" {
+			conditions = append(conditions, c)
+		}
+	}
+	if codes && len(p.RetriableStatusCodes) == 0 {
+		p.RetriableStatusCodes = []uint32{503}
+	}
+	if len(p.RetriableStatusCodes) > 0 {
+		conditions = append(conditions, "retriable-status-codes")
+	}
+	p.RetryOn = strings.Join(conditions, ",")
+	return p
+}
