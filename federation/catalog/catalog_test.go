@@ -1,14 +1,14 @@
 package catalog
 
 import (
+	"crypto"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"math"
 	"strings"
 	"testing"
 	"time"
-
-	"crypto"
 
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/protobuf/proto"
@@ -30,13 +30,19 @@ type world struct {
 func newWorld(t testing.TB) *world {
 	ca := testca.New(t)
 	return &world{ca: ca, signer: signerOf(ca, west, mesh.PathCatalog), from: Exporter{
-		Federation: testca.Federation, Chain: ca.Verifier("east", west),
+		Federation: testca.Federation, Verifier: ca.Verifier("east", west),
 		Member: &mesh.Member{Name: west, Incarnation: 7, Namespaces: []string{"shop"}},
 	}}
 }
 
 func signerOf(ca *testca.CA, cluster mesh.ClusterName, path string) Signer {
-	leaf := ca.Leaf(cluster, path)
+	leaf := ca.LeafFor(cluster, path, []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning})
+	return Signer{Key: leaf.PrivateKey.(crypto.Signer), Chain: leaf.Certificate}
+}
+
+// tlsSigner has the right name and the usages of a TLS end.
+func tlsSigner(ca *testca.CA) Signer {
+	leaf := ca.LeafFor(west, mesh.PathCatalog, []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth})
 	return Signer{Key: leaf.PrivateKey.(crypto.Signer), Chain: leaf.Certificate}
 }
 
@@ -135,10 +141,11 @@ func TestVerifyRefuses(t *testing.T) {
 		{"signature of another domain", edit(func(s *pb.Snapshot) { s.Manifest.Signature[9] ^= 1 }), "signature does not match"},
 		{"no certificate", edit(func(s *pb.Snapshot) { s.Manifest.Chain = nil }), "0 certificates"},
 		{"endless chain", edit(func(s *pb.Snapshot) { s.Manifest.Chain = make([][]byte, 9) }), "9 certificates"},
-		{"certificate is noise", edit(func(s *pb.Snapshot) { s.Manifest.Chain[0] = []byte("x") }), "certificate 0"},
+		{"certificate is noise", edit(func(s *pb.Snapshot) { s.Manifest.Chain[0] = []byte("x") }), "verify certificate"},
 		{"signed under a foreign root", by(signerOf(other, west, mesh.PathCatalog), w.draft(1, 1)), "unknown authority"},
 		{"signed by another member", by(signerOf(w.ca, "east", mesh.PathCatalog), w.draft(1, 1)), "signer is spiffe://east."},
 		{"signed by a leaf of another purpose", by(signerOf(w.ca, west, mesh.PathFederation), w.draft(1, 1)), "signer is"},
+		{"signed by a leaf that is not meant for it", by(tlsSigner(w.ca), w.draft(1, 1)), "not meant for this use"},
 		{"signed by a workload", by(signerOf(w.ca, west, "/ns/shop/sa/reviews"), w.draft(1, 1)), "signer is"},
 		{"manifest of another cluster", resigned(func(m *pb.Manifest) { m.Cluster = "north" }), `cluster "north"`},
 		{"manifest of another federation", resigned(func(m *pb.Manifest) { m.Federation = "a.b" }), `federation "a.b"`},

@@ -5,7 +5,6 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/sha256"
-	"crypto/x509"
 	"errors"
 	"fmt"
 
@@ -13,6 +12,7 @@ import (
 
 	pb "isthmus.dev/isthmus/api/catalogue"
 	"isthmus.dev/isthmus/mesh"
+	"isthmus.dev/isthmus/trust/anchor"
 )
 
 // Why a catalogue is not taken over, where a caller branches on it.
@@ -30,16 +30,12 @@ var (
 // than would use the numbers up.
 const maxJump = 1 << 32
 
-// ChainVerifier checks a certificate chain (leaf first) against the local anchors and gives the leaf's one identity.
-type ChainVerifier interface {
-	VerifyChain(chain []*x509.Certificate) (mesh.SPIFFEID, error)
-}
-
 // Exporter is what a receiver knows, from the federation document, of the cluster whose catalogue it checks.
 type Exporter struct {
 	Federation mesh.FederationName
 	Member     *mesh.Member
-	Chain      ChainVerifier
+	// Verifier is the receiver's present one: the signer has to chain to a local anchor and be meant for signing.
+	Verifier *anchor.Verifier
 }
 
 // Verify checks a whole catalogue and gives it in usable form. Have is what the receiver holds of that cluster, or
@@ -126,23 +122,18 @@ func verifyManifest(signed *pb.SignedManifest, from Exporter) (*pb.Manifest, err
 	if err := checkSigned(signed); err != nil {
 		return nil, err
 	}
-	chain := make([]*x509.Certificate, len(signed.Chain))
-	for i, der := range signed.Chain {
-		c, err := x509.ParseCertificate(der)
-		if err != nil {
-			return nil, fmt.Errorf("signer's certificate %d: %w", i, err)
-		}
-		chain[i] = c
+	if from.Verifier == nil {
+		return nil, errors.New("this cluster is in no federation, so it trusts nobody")
 	}
-	id, err := from.Chain.VerifyChain(chain)
+	signer, err := from.Verifier.VerifyDER(signed.Chain, anchor.Signing)
 	if err != nil {
 		return nil, fmt.Errorf("signer: %w", err)
 	}
 	want := mesh.SPIFFEID{TrustDomain: mesh.TrustDomainOf(from.Member.Name, from.Federation), Path: mesh.PathCatalog}
-	if id != want {
-		return nil, fmt.Errorf("signer is %s, want %s", id, want)
+	if signer.ID != want {
+		return nil, fmt.Errorf("signer is %s, want %s", signer.ID, want)
 	}
-	key, ok := chain[0].PublicKey.(*ecdsa.PublicKey)
+	key, ok := signer.Certificate.PublicKey.(*ecdsa.PublicKey)
 	if !ok || key.Curve != elliptic.P256() {
 		return nil, errors.New("signer's key is not ECDSA P-256")
 	}

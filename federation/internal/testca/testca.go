@@ -1,23 +1,18 @@
-// Package testca makes the certificates that tests of the federation packages need: a root, one intermediate a cluster
-// and leaves below it. It is not the product's trust code and checks only what those tests rely on.
+// Package testca makes the certificates that tests of the federation packages need, with the product's own trust
+// packages: a root, one intermediate a cluster and leaves below it.
 package testca
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
+	"crypto"
 	"crypto/tls"
 	"crypto/x509"
-	"crypto/x509/pkix"
-	"errors"
-	"fmt"
-	"math/big"
-	"net/url"
 	"sync"
 	"testing"
 	"time"
 
 	"isthmus.dev/isthmus/mesh"
+	"isthmus.dev/isthmus/trust/anchor"
+	"isthmus.dev/isthmus/trust/ca"
 )
 
 // Federation of every test certificate.
@@ -26,122 +21,94 @@ const Federation mesh.FederationName = "demo.isthmus.internal"
 // CA is a root with an intermediate for each cluster asked for.
 type CA struct {
 	t    testing.TB
-	root *issuer
-	mu   sync.Mutex // guards below and serial
+	root *ca.Issuer
+	mu   sync.Mutex // guards below
 	// below are the intermediates.
-	below  map[mesh.ClusterName]*issuer
-	serial int64
+	below map[mesh.ClusterName]*ca.Issuer
 }
 
-type issuer struct {
-	certificate *x509.Certificate
-	key         *ecdsa.PrivateKey
-}
-
-// New makes a root.
+// New makes a root by the present clock, which inside testing/synctest is the fake one.
 func New(t testing.TB) *CA {
 	t.Helper()
-	ca := &CA{t: t, below: map[mesh.ClusterName]*issuer{}}
-	ca.root = ca.issue(nil, &x509.Certificate{Subject: pkix.Name{CommonName: "root"}, IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign})
-	return ca
+	root, err := ca.NewRoot(Federation, key(t), time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &CA{t: t, root: root, below: map[mesh.ClusterName]*ca.Issuer{}}
+}
+
+func key(t testing.TB) crypto.Signer {
+	t.Helper()
+	k, err := ca.NewKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return k
 }
 
 // Root certificate.
-func (ca *CA) Root() *x509.Certificate { return ca.root.certificate }
+func (a *CA) Root() *x509.Certificate { return a.root.Certificate }
 
-// Leaf makes a certificate of cluster with the given path of identity; the chain is the leaf and the intermediate.
-func (ca *CA) Leaf(cluster mesh.ClusterName, path string) tls.Certificate {
-	return ca.LeafURI(cluster, "spiffe://"+string(mesh.TrustDomainOf(cluster, Federation))+path)
+// Leaf makes a certificate of cluster with the given path of identity and the usages that belong to it; the chain is
+// the leaf and the intermediate.
+func (a *CA) Leaf(cluster mesh.ClusterName, path string) tls.Certificate {
+	usage := ca.UsageBoth
+	if path == mesh.PathCatalog {
+		usage = ca.UsageSigning
+	}
+	return a.LeafFor(cluster, path, usage)
 }
 
-// LeafURI makes a certificate by cluster's intermediate with any URI.
-func (ca *CA) LeafURI(cluster mesh.ClusterName, uri string) tls.Certificate {
-	ca.t.Helper()
-	ca.mu.Lock()
-	defer ca.mu.Unlock()
-	by := ca.below[cluster]
-	if by == nil {
-		by = ca.issue(ca.root, &x509.Certificate{Subject: pkix.Name{CommonName: string(cluster)}, IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign})
-		ca.below[cluster] = by
-	}
-	u, err := url.Parse(uri)
+// LeafFor makes a certificate with any usages.
+func (a *CA) LeafFor(cluster mesh.ClusterName, path string, usage []x509.ExtKeyUsage) tls.Certificate {
+	a.t.Helper()
+	td := mesh.TrustDomainOf(cluster, Federation)
+	k := key(a.t)
+	by := a.intermediate(cluster)
+	leaf, err := by.NewLeaf(ca.Leaf{
+		ID: mesh.SPIFFEID{TrustDomain: td, Path: path}, Key: k.Public(), Usage: usage, Life: 12 * time.Hour,
+	}, time.Now())
 	if err != nil {
-		ca.t.Fatalf("parse %s: %v", uri, err)
+		a.t.Fatal(err)
 	}
-	leaf := ca.issue(by, &x509.Certificate{
-		URIs: []*url.URL{u}, KeyUsage: x509.KeyUsageDigitalSignature,
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth},
-	})
-	return tls.Certificate{Certificate: [][]byte{leaf.certificate.Raw, by.certificate.Raw}, PrivateKey: leaf.key, Leaf: leaf.certificate}
+	return tls.Certificate{Certificate: [][]byte{leaf.Raw, by.Certificate.Raw}, PrivateKey: k, Leaf: leaf}
 }
 
-// issue makes one certificate; nil signs itself. Validity covers the fake clock of testing/synctest.
-func (ca *CA) issue(by *issuer, template *x509.Certificate) *issuer {
-	ca.t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+func (a *CA) intermediate(cluster mesh.ClusterName) *ca.Issuer {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if by := a.below[cluster]; by != nil {
+		return by
+	}
+	k := key(a.t)
+	c, err := a.root.NewIntermediate(mesh.TrustDomainOf(cluster, Federation), k.Public(), time.Now())
 	if err != nil {
-		ca.t.Fatalf("make key: %v", err)
+		a.t.Fatal(err)
 	}
-	ca.serial++
-	template.SerialNumber = big.NewInt(ca.serial)
-	template.NotBefore = time.Date(1990, 1, 1, 0, 0, 0, 0, time.UTC)
-	template.NotAfter = time.Date(2100, 1, 1, 0, 0, 0, 0, time.UTC)
-	parent, signer := template, key
-	if by != nil {
-		parent, signer = by.certificate, by.key
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, parent, &key.PublicKey, signer)
-	if err != nil {
-		ca.t.Fatalf("make certificate: %v", err)
-	}
-	c, err := x509.ParseCertificate(der)
-	if err != nil {
-		ca.t.Fatalf("parse certificate: %v", err)
-	}
-	return &issuer{certificate: c, key: key}
+	a.below[cluster] = &ca.Issuer{Certificate: c, Chain: []*x509.Certificate{c}, Signer: k}
+	return a.below[cluster]
 }
 
-// Verifier accepts leaves of members only.
-type Verifier struct {
-	Root *x509.Certificate
-	// Members by name; nil means every cluster.
-	Members map[mesh.ClusterName]bool
-}
-
-// Verifier of this CA for the given members, all if none is named.
-func (ca *CA) Verifier(members ...mesh.ClusterName) *Verifier {
-	v := &Verifier{Root: ca.Root()}
+// Anchor of this root for the given members, PEM.
+func (a *CA) Anchor(members ...mesh.ClusterName) []byte {
+	a.t.Helper()
+	var hosts []mesh.TrustDomain
 	for _, m := range members {
-		if v.Members == nil {
-			v.Members = map[mesh.ClusterName]bool{}
-		}
-		v.Members[m] = true
+		hosts = append(hosts, mesh.TrustDomainOf(m, Federation))
+	}
+	pem, err := anchor.Make([]*x509.Certificate{a.Root()}, hosts, time.Now())
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	return pem
+}
+
+// Verifier of this root for the given members.
+func (a *CA) Verifier(members ...mesh.ClusterName) *anchor.Verifier {
+	a.t.Helper()
+	v, err := anchor.NewVerifier(a.Anchor(members...), nil)
+	if err != nil {
+		a.t.Fatal(err)
 	}
 	return v
-}
-
-// VerifyChain checks a chain, leaf first.
-func (v *Verifier) VerifyChain(chain []*x509.Certificate) (mesh.SPIFFEID, error) {
-	if len(chain) == 0 {
-		return mesh.SPIFFEID{}, errors.New("no certificate")
-	}
-	roots, between := x509.NewCertPool(), x509.NewCertPool()
-	roots.AddCert(v.Root)
-	for _, c := range chain[1:] {
-		between.AddCert(c)
-	}
-	if _, err := chain[0].Verify(x509.VerifyOptions{Roots: roots, Intermediates: between, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}}); err != nil {
-		return mesh.SPIFFEID{}, err
-	}
-	if len(chain[0].URIs) != 1 {
-		return mesh.SPIFFEID{}, fmt.Errorf("certificate has %d URIs, want 1", len(chain[0].URIs))
-	}
-	id, err := mesh.ParseSPIFFEID(chain[0].URIs[0].String())
-	if err != nil {
-		return mesh.SPIFFEID{}, err
-	}
-	if c, ok := id.Cluster(Federation); !ok || v.Members != nil && !v.Members[c] {
-		return mesh.SPIFFEID{}, fmt.Errorf("%s is not of a member", id)
-	}
-	return id, nil
 }
