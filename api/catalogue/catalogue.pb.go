@@ -760,6 +760,7 @@ type SubscribeRequest struct {
 	//	*SubscribeRequest_Hello
 	//	*SubscribeRequest_Ack
 	//	*SubscribeRequest_Mismatch
+	//	*SubscribeRequest_Evidence
 	Kind          isSubscribeRequest_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -829,6 +830,15 @@ func (x *SubscribeRequest) GetMismatch() *Mismatch {
 	return nil
 }
 
+func (x *SubscribeRequest) GetEvidence() *SignedManifest {
+	if x != nil {
+		if x, ok := x.Kind.(*SubscribeRequest_Evidence); ok {
+			return x.Evidence
+		}
+	}
+	return nil
+}
+
 type isSubscribeRequest_Kind interface {
 	isSubscribeRequest_Kind()
 }
@@ -847,11 +857,19 @@ type SubscribeRequest_Mismatch struct {
 	Mismatch *Mismatch `protobuf:"bytes,3,opt,name=mismatch,proto3,oneof"`
 }
 
+type SubscribeRequest_Evidence struct {
+	// A manifest of the exporter above the version it announces: an exporter
+	// that lost its own record goes on above it.
+	Evidence *SignedManifest `protobuf:"bytes,4,opt,name=evidence,proto3,oneof"`
+}
+
 func (*SubscribeRequest_Hello) isSubscribeRequest_Kind() {}
 
 func (*SubscribeRequest_Ack) isSubscribeRequest_Kind() {}
 
 func (*SubscribeRequest_Mismatch) isSubscribeRequest_Kind() {}
+
+func (*SubscribeRequest_Evidence) isSubscribeRequest_Kind() {}
 
 type Mismatch struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1174,11 +1192,12 @@ const file_api_catalogue_catalogue_proto_rawDesc = "" +
 	"\bdocument\x18\x02 \x01(\v2%.isthmus.catalogue.v1.DocumentVersionR\bdocument\"7\n" +
 	"\x0fDocumentVersion\x12\x12\n" +
 	"\x04term\x18\x01 \x01(\x04R\x04term\x12\x10\n" +
-	"\x03seq\x18\x02 \x01(\x04R\x03seq\"\xc0\x01\n" +
+	"\x03seq\x18\x02 \x01(\x04R\x03seq\"\x84\x02\n" +
 	"\x10SubscribeRequest\x123\n" +
 	"\x05hello\x18\x01 \x01(\v2\x1b.isthmus.catalogue.v1.HelloH\x00R\x05hello\x121\n" +
 	"\x03ack\x18\x02 \x01(\v2\x1d.isthmus.catalogue.v1.VersionH\x00R\x03ack\x12<\n" +
-	"\bmismatch\x18\x03 \x01(\v2\x1e.isthmus.catalogue.v1.MismatchH\x00R\bmismatchB\x06\n" +
+	"\bmismatch\x18\x03 \x01(\v2\x1e.isthmus.catalogue.v1.MismatchH\x00R\bmismatch\x12B\n" +
+	"\bevidence\x18\x04 \x01(\v2$.isthmus.catalogue.v1.SignedManifestH\x00R\bevidenceB\x06\n" +
 	"\x04kind\"\"\n" +
 	"\bMismatch\x12\x16\n" +
 	"\x06reason\x18\x01 \x01(\tR\x06reason\"\x90\x02\n" +
@@ -1241,18 +1260,19 @@ var file_api_catalogue_catalogue_proto_depIdxs = []int32{
 	9,  // 10: isthmus.catalogue.v1.SubscribeRequest.hello:type_name -> isthmus.catalogue.v1.Hello
 	0,  // 11: isthmus.catalogue.v1.SubscribeRequest.ack:type_name -> isthmus.catalogue.v1.Version
 	12, // 12: isthmus.catalogue.v1.SubscribeRequest.mismatch:type_name -> isthmus.catalogue.v1.Mismatch
-	7,  // 13: isthmus.catalogue.v1.SubscribeResponse.snapshot:type_name -> isthmus.catalogue.v1.Snapshot
-	8,  // 14: isthmus.catalogue.v1.SubscribeResponse.delta:type_name -> isthmus.catalogue.v1.Delta
-	14, // 15: isthmus.catalogue.v1.SubscribeResponse.heartbeat:type_name -> isthmus.catalogue.v1.Heartbeat
-	15, // 16: isthmus.catalogue.v1.SubscribeResponse.documents:type_name -> isthmus.catalogue.v1.Documents
-	0,  // 17: isthmus.catalogue.v1.Heartbeat.current:type_name -> isthmus.catalogue.v1.Version
-	10, // 18: isthmus.catalogue.v1.Heartbeat.document:type_name -> isthmus.catalogue.v1.DocumentVersion
-	17, // 19: isthmus.catalogue.v1.Documents.chain:type_name -> isthmus.document.v1.Signed
-	20, // [20:20] is the sub-list for method output_type
-	20, // [20:20] is the sub-list for method input_type
-	20, // [20:20] is the sub-list for extension type_name
-	20, // [20:20] is the sub-list for extension extendee
-	0,  // [0:20] is the sub-list for field type_name
+	6,  // 13: isthmus.catalogue.v1.SubscribeRequest.evidence:type_name -> isthmus.catalogue.v1.SignedManifest
+	7,  // 14: isthmus.catalogue.v1.SubscribeResponse.snapshot:type_name -> isthmus.catalogue.v1.Snapshot
+	8,  // 15: isthmus.catalogue.v1.SubscribeResponse.delta:type_name -> isthmus.catalogue.v1.Delta
+	14, // 16: isthmus.catalogue.v1.SubscribeResponse.heartbeat:type_name -> isthmus.catalogue.v1.Heartbeat
+	15, // 17: isthmus.catalogue.v1.SubscribeResponse.documents:type_name -> isthmus.catalogue.v1.Documents
+	0,  // 18: isthmus.catalogue.v1.Heartbeat.current:type_name -> isthmus.catalogue.v1.Version
+	10, // 19: isthmus.catalogue.v1.Heartbeat.document:type_name -> isthmus.catalogue.v1.DocumentVersion
+	17, // 20: isthmus.catalogue.v1.Documents.chain:type_name -> isthmus.document.v1.Signed
+	21, // [21:21] is the sub-list for method output_type
+	21, // [21:21] is the sub-list for method input_type
+	21, // [21:21] is the sub-list for extension type_name
+	21, // [21:21] is the sub-list for extension extendee
+	0,  // [0:21] is the sub-list for field type_name
 }
 
 func init() { file_api_catalogue_catalogue_proto_init() }
@@ -1264,6 +1284,7 @@ func file_api_catalogue_catalogue_proto_init() {
 		(*SubscribeRequest_Hello)(nil),
 		(*SubscribeRequest_Ack)(nil),
 		(*SubscribeRequest_Mismatch)(nil),
+		(*SubscribeRequest_Evidence)(nil),
 	}
 	file_api_catalogue_catalogue_proto_msgTypes[13].OneofWrappers = []any{
 		(*SubscribeResponse_Snapshot)(nil),
