@@ -18,6 +18,9 @@ import (
 
 var update = flag.Bool("update", false, "rewrite golden files with what the test got")
 
+// Updating reports whether -update was given, for tests that rewrite their files by other means (testscript).
+func Updating() bool { return *update }
+
 // Compare fails t when got differs from the file at path (relative to the package under test), printing the
 // difference and how to accept it. A file that is missing is different from everything.
 func Compare(t testing.TB, path string, got []byte) {
