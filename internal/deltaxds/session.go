@@ -352,3 +352,12 @@ func (s *Session) refuse(sub *subscription, f *flight) {
 		}
 	}
 }
+
+// Names counts what the client subscribed to by name, of all types; whoever serves the stream bounds it.
+func (s *Session) Names() int {
+	n := 0
+	for _, sub := range s.subs {
+		n += len(sub.names)
+	}
+	return n
+}

@@ -1,0 +1,310 @@
+package xdsserver
+
+import (
+	"context"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"log/slog"
+	"net"
+	"net/url"
+	"path/filepath"
+	"slices"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/anypb"
+
+	"isthmus.dev/isthmus/controlplane/translate"
+	"isthmus.dev/isthmus/internal/deltaxds"
+	"isthmus.dev/isthmus/internal/deltaxds/adsstream"
+	"isthmus.dev/isthmus/mesh"
+)
+
+// plane is a control plane reduced to what the server needs. Configuration is one cluster whose content is the
+// version of the section Config.
+type plane struct {
+	t         *testing.T
+	server    *Server
+	snapshot  atomic.Pointer[mesh.Snapshot]
+	watchers  chan chan struct{}
+	generated atomic.Int64
+	conn      *grpc.ClientConn
+	clock     atomic.Int64 // seconds
+	size      int          // bytes of the cluster
+}
+
+func cluster(content string) deltaxds.Resource {
+	return deltaxds.Resource{Name: "c", Version: "v" + content, Body: &anypb.Any{TypeUrl: deltaxds.ClusterType, Value: []byte(content)}}
+}
+
+func newPlane(t *testing.T, change func(*Config)) *plane {
+	t.Helper()
+	p := &plane{t: t, watchers: make(chan chan struct{}, 100)}
+	p.snapshot.Store(&mesh.Snapshot{})
+	cfg := Config{
+		Snapshot: p.snapshot.Load,
+		Watch: func(context.Context) <-chan struct{} {
+			c := make(chan struct{}, 1)
+			p.watchers <- c
+			return c
+		},
+		Generate: func(old deltaxds.State, s *mesh.Snapshot, id translate.ProxyID) deltaxds.State {
+			p.generated.Add(1)
+			content := string(rune('0'+s.Versions.Config)) + " for " + id.Instance + string(make([]byte, p.size))
+			return old.With(deltaxds.ClusterType, map[string]deltaxds.Resource{"c": cluster(content)})
+		},
+		Identify: func(ctx context.Context) (translate.ProxyID, error) {
+			md, _ := metadata.FromIncomingContext(ctx)
+			if len(md["instance"]) == 0 {
+				return translate.ProxyID{}, context.Canceled
+			}
+			return translate.ProxyID{Kind: translate.Sidecar, Namespace: "shop", Instance: md["instance"][0]}, nil
+		},
+		Log: slog.New(slog.DiscardHandler),
+		Now: func() time.Time { return time.Unix(p.clock.Load(), 0) },
+	}
+	if change != nil {
+		change(&cfg)
+	}
+	var err error
+	if p.server, err = New(cfg); err != nil {
+		t.Fatal(err)
+	}
+	socket := filepath.Join(t.TempDir(), "x.sock")
+	listener, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := grpc.NewServer(grpc.MaxRecvMsgSize(adsstream.MaxMessage))
+	p.server.Register(g)
+	done := make(chan error, 1)
+	go func() { done <- g.Serve(listener) }()
+	t.Cleanup(func() { g.Stop(); <-done })
+	if p.conn, err = grpc.NewClient("unix:"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(adsstream.MaxMessage))); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { p.conn.Close() })
+	return p
+}
+
+// publish makes a new snapshot with this version of the configuration and wakes the streams given.
+func (p *plane) publish(version uint64, wake ...chan struct{}) {
+	p.snapshot.Store(&mesh.Snapshot{Ready: true, Trust: &mesh.Trust{}, Versions: mesh.Versions{Config: version}})
+	for _, c := range wake {
+		select {
+		case c <- struct{}{}:
+		default:
+		}
+	}
+}
+
+type clientStream = grpc.BidiStreamingClient[discoveryv3.DeltaDiscoveryRequest, discoveryv3.DeltaDiscoveryResponse]
+
+// open starts a stream of that instance and gives its wake channel.
+func (p *plane) open(instance string) (clientStream, chan struct{}, context.CancelFunc) {
+	p.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	p.t.Cleanup(cancel)
+	if instance != "" {
+		ctx = metadata.AppendToOutgoingContext(ctx, "instance", instance)
+	}
+	stream, err := discoveryv3.NewAggregatedDiscoveryServiceClient(p.conn).DeltaAggregatedResources(ctx)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	if instance == "" {
+		return stream, nil, cancel
+	}
+	select {
+	case c := <-p.watchers:
+		return stream, c, cancel
+	case <-ctx.Done():
+		p.t.Fatal("the stream never watched")
+		return nil, nil, nil
+	}
+}
+
+func (p *plane) say(stream clientStream, req deltaxds.Request) {
+	p.t.Helper()
+	if err := stream.Send(adsstream.RequestMessage(req)); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+func (p *plane) hear(stream clientStream, want string) deltaxds.Response {
+	p.t.Helper()
+	m, err := stream.Recv()
+	if err != nil {
+		p.t.Fatalf("receive: %v (want %s)", err, want)
+	}
+	r := adsstream.Response(m)
+	if len(r.Resources) != 1 || string(r.Resources[0].Body.Value) != want {
+		p.t.Fatalf("got %v, want one cluster %q", m, want)
+	}
+	return r
+}
+
+// eventually polls Status until ok holds.
+func (p *plane) eventually(why string, ok func([]ProxyStatus) bool) {
+	p.t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		s := p.server.Status()
+		if ok(s) {
+			return
+		}
+		if time.Now().After(deadline) {
+			p.t.Fatalf("%s: never; status %+v", why, s)
+		}
+	}
+}
+
+func TestServes(t *testing.T) {
+	p := newPlane(t, nil)
+	stream, wake, cancel := p.open("a")
+	p.say(stream, deltaxds.Request{TypeURL: deltaxds.ClusterType})
+	p.eventually("connected", func(s []ProxyStatus) bool { return len(s) == 1 && s[0].Connected })
+	if n := p.generated.Load(); n != 0 {
+		t.Fatalf("generated %d times before there was a state", n)
+	}
+	p.publish(1, wake)
+	r := p.hear(stream, "1 for a")
+	p.say(stream, deltaxds.Request{TypeURL: deltaxds.ClusterType, Nonce: r.Nonce})
+	synced := func(s []ProxyStatus) bool { return len(s) == 1 && s[0].Type(deltaxds.ClusterType).Synced }
+	p.eventually("synced", synced)
+
+	p.publish(2, wake)
+	r = p.hear(stream, "2 for a")
+	p.say(stream, deltaxds.Request{TypeURL: deltaxds.ClusterType, Nonce: r.Nonce, Nack: "no good"})
+	p.eventually("refusal shown", func(s []ProxyStatus) bool {
+		st := s[0].Type(deltaxds.ClusterType)
+		return !st.Synced && st.Nack == "no good" && st.Acked != st.Version && slices.Equal(st.Refused, []string{"c"})
+	})
+	p.publish(3, wake)
+	r = p.hear(stream, "3 for a")
+	p.say(stream, deltaxds.Request{TypeURL: deltaxds.ClusterType, Nonce: r.Nonce})
+	p.eventually("refusal over", synced)
+
+	before := p.generated.Load()
+	cancel()
+	p.eventually("gone, still shown", func(s []ProxyStatus) bool { return len(s) == 1 && !s[0].Connected })
+	// A client that is current gets nothing: what it gets first is the change made after it came back.
+	stream, wake, _ = p.open("a")
+	p.say(stream, deltaxds.Request{TypeURL: deltaxds.ClusterType, InitialVersions: map[string]string{"c": "v3 for a"}})
+	p.eventually("synced at once", synced)
+	if n := p.generated.Load(); n != before {
+		t.Errorf("generated %d times for an unchanged snapshot", n-before)
+	}
+	p.publish(4, wake)
+	p.hear(stream, "4 for a")
+}
+
+func TestSlowClientBlocksNobody(t *testing.T) {
+	p := newPlane(t, nil)
+	p.size = 1 << 20 // beyond the stream's window, so that sends block
+	p.publish(1)
+	slow, slowWake, _ := p.open("slow")
+	p.say(slow, deltaxds.Request{TypeURL: deltaxds.ClusterType}) // and never reads
+	fast, wake, _ := p.open("fast")
+	p.say(fast, deltaxds.Request{TypeURL: deltaxds.ClusterType})
+	for v := uint64(1); v < 5; v++ {
+		p.publish(v, wake, slowWake)
+		m, err := fast.Recv()
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.say(fast, deltaxds.Request{TypeURL: deltaxds.ClusterType, Nonce: m.Nonce})
+		p.eventually("the fast client is synced", func(s []ProxyStatus) bool {
+			return len(s) == 2 && s[0].ID.Instance == "fast" && s[0].Type(deltaxds.ClusterType).Synced
+		})
+	}
+}
+
+func TestRefusals(t *testing.T) {
+	p := newPlane(t, func(c *Config) { c.MaxStreams = 1 })
+	stranger, _, _ := p.open("")
+	if _, err := stranger.Recv(); status.Code(err) != codes.Unauthenticated {
+		t.Errorf("a client without identity: %v", err)
+	}
+	p.open("a")
+	ctx := metadata.AppendToOutgoingContext(t.Context(), "instance", "a")
+	second, err := discoveryv3.NewAggregatedDiscoveryServiceClient(p.conn).DeltaAggregatedResources(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := second.Recv(); status.Code(err) != codes.ResourceExhausted {
+		t.Errorf("one stream too many: %v", err)
+	}
+	old, err := discoveryv3.NewAggregatedDiscoveryServiceClient(p.conn).StreamAggregatedResources(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := old.Recv(); status.Code(err) != codes.Unimplemented {
+		t.Errorf("state of the world: %v", err)
+	}
+	if _, err := New(Config{}); err == nil {
+		t.Error("an empty config was taken")
+	}
+}
+
+func TestGoneProxiesAreForgotten(t *testing.T) {
+	p := newPlane(t, func(c *Config) { c.MaxGone, c.KeepGone = 2, time.Minute })
+	for i, name := range []string{"a", "b", "c"} {
+		_, _, cancel := p.open(name)
+		p.clock.Store(int64(i))
+		cancel()
+		p.eventually(name+" gone", func(s []ProxyStatus) bool {
+			return !slices.ContainsFunc(s, func(x ProxyStatus) bool { return x.Connected })
+		})
+	}
+	if s := p.server.Status(); len(s) != 2 || s[0].ID.Instance != "b" {
+		t.Errorf("got %+v, want the two that went last", s)
+	}
+	p.clock.Store(100)
+	if s := p.server.Status(); len(s) != 0 {
+		t.Errorf("after a while still %+v", s)
+	}
+}
+
+func TestCertificateIdentity(t *testing.T) {
+	const td = "east.demo.isthmus.internal"
+	leaf := func(uri, name string, units ...string) *x509.Certificate {
+		u, err := url.Parse(uri)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return &x509.Certificate{URIs: []*url.URL{u}, Subject: pkix.Name{CommonName: name, OrganizationalUnit: units}}
+	}
+	tests := []struct {
+		why  string
+		leaf *x509.Certificate
+		want translate.ProxyID
+	}{
+		{"a sidecar", leaf("spiffe://"+td+"/ns/shop/sa/reviews", "reviews-v1-1", "sidecar"), translate.ProxyID{Kind: "sidecar", Namespace: "shop", Instance: "reviews-v1-1"}},
+		{"a gateway", leaf("spiffe://"+td+"/ns/isthmus-system/sa/gateway", "gateway", "gateway"), translate.ProxyID{Kind: "gateway", Namespace: "isthmus-system", Instance: "gateway"}},
+		{"a gateway lives in the system's namespace only", leaf("spiffe://"+td+"/ns/shop/sa/reviews", "x", "gateway"), translate.ProxyID{}},
+		{"another cluster's workload", leaf("spiffe://west.demo.isthmus.internal/ns/shop/sa/reviews", "x", "sidecar"), translate.ProxyID{}},
+		{"a control plane is no proxy", leaf("spiffe://"+td+"/isthmus/federation", "x", "sidecar"), translate.ProxyID{}},
+		{"no role", leaf("spiffe://"+td+"/ns/shop/sa/reviews", "x"), translate.ProxyID{}},
+		{"two roles", leaf("spiffe://"+td+"/ns/shop/sa/reviews", "x", "sidecar", "gateway"), translate.ProxyID{}},
+		{"an unknown role", leaf("spiffe://"+td+"/ns/shop/sa/reviews", "x", "admin"), translate.ProxyID{}},
+		{"no instance", leaf("spiffe://"+td+"/ns/shop/sa/reviews", "", "sidecar"), translate.ProxyID{}},
+		{"no name", &x509.Certificate{}, translate.ProxyID{}},
+	}
+	for _, test := range tests {
+		got, err := CertificateIdentity(test.leaf, td)
+		if got != test.want && err == nil || (err == nil) != (test.want != translate.ProxyID{}) {
+			t.Errorf("%s: got %+v, %v, want %+v", test.why, got, err, test.want)
+		}
+	}
+	if _, err := PeerIdentity(func() (mesh.TrustDomain, bool) { return td, true })(t.Context()); err == nil {
+		t.Error("no peer, yet an identity")
+	}
+}

@@ -1,0 +1,111 @@
+package xdsserver
+
+import (
+	"cmp"
+	"slices"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"isthmus.dev/isthmus/controlplane/translate"
+	"isthmus.dev/isthmus/internal/deltaxds"
+)
+
+// record is what Status tells of a proxy.
+type record struct {
+	connected bool
+	since     time.Time
+	types     []deltaxds.TypeStatus
+}
+
+// ProxyStatus is how far one proxy is with its configuration.
+type ProxyStatus struct {
+	ID        translate.ProxyID
+	Connected bool
+	// Since is when it connected, or went.
+	Since time.Time
+	// Types in make-before-break order; those of its last moment when it is gone.
+	Types []deltaxds.TypeStatus
+}
+
+// Type returns the status of one type URL; zero if the proxy never asked for it.
+func (p *ProxyStatus) Type(typeURL string) deltaxds.TypeStatus {
+	for _, t := range p.Types {
+		if t.TypeURL == typeURL {
+			return t
+		}
+	}
+	return deltaxds.TypeStatus{TypeURL: typeURL}
+}
+
+// Status lists the proxies that are connected, and those that went within Config.KeepGone, by namespace and instance.
+func (s *Server) Status() []ProxyStatus {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.prune()
+	out := make([]ProxyStatus, 0, len(s.proxies))
+	for id, p := range s.proxies {
+		out = append(out, ProxyStatus{ID: id, Connected: p.record.connected, Since: p.record.since, Types: slices.Clone(p.record.types)})
+	}
+	slices.SortFunc(out, func(a, b ProxyStatus) int {
+		return cmp.Or(cmp.Compare(a.ID.Namespace, b.ID.Namespace), cmp.Compare(a.ID.Instance, b.ID.Instance), cmp.Compare(a.ID.Kind, b.ID.Kind))
+	})
+	return out
+}
+
+// connect counts a new stream of id.
+func (s *Server) connect(id translate.ProxyID) (*proxy, uint64, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p := s.proxies[id]
+	if p == nil {
+		p = &proxy{}
+		s.proxies[id] = p
+	}
+	if p.streams >= s.cfg.MaxStreams {
+		return nil, 0, status.Errorf(codes.ResourceExhausted, "%s/%s has %d streams already", id.Namespace, id.Instance, p.streams)
+	}
+	p.streams++
+	p.latest++
+	p.record = record{connected: true, since: s.cfg.Now()}
+	return p, p.latest, nil
+}
+
+func (s *Server) disconnect(id translate.ProxyID, p *proxy) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if p.streams--; p.streams == 0 {
+		p.record.connected, p.record.since = false, s.cfg.Now()
+		s.prune()
+	}
+}
+
+// report keeps what the newest stream of a proxy says; an older one that lingers says nothing any more.
+func (s *Server) report(p *proxy, stream uint64, types []deltaxds.TypeStatus) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if p.latest == stream {
+		p.record.types = types
+	}
+}
+
+// prune forgets proxies that went long ago, and the oldest of too many. Called with mu held.
+func (s *Server) prune() {
+	type gone struct {
+		id    translate.ProxyID
+		since time.Time
+	}
+	var all []gone
+	for id, p := range s.proxies {
+		if p.streams == 0 {
+			all = append(all, gone{id, p.record.since})
+		}
+	}
+	slices.SortFunc(all, func(a, b gone) int { return b.since.Compare(a.since) })
+	for i, g := range all {
+		if i >= s.cfg.MaxGone || s.cfg.Now().Sub(g.since) > s.cfg.KeepGone {
+			delete(s.proxies, g.id)
+		}
+	}
+}
