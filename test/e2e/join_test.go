@@ -48,9 +48,9 @@ func refused(t *testing.T, what string, r result, code string) {
 func TestJoin(t *testing.T) {
 	d := up(t, "--no-join", "--no-app")
 	good := token(t, d, "west")
-	refused(t, "a token cut short", d.join(t, "west", good[:len(good)/2]), "token_damaged")
-	refused(t, "a token with a changed letter", d.join(t, "west", good[:20]+"A"+good[21:]), "token_damaged")
-	refused(t, "a token for another cluster", d.join(t, "north", good), "token_other_cluster")
+	refused(t, "a token cut short", d.join(t, "west", good[:len(good)/2]), "token_truncated")
+	refused(t, "a token with a changed letter", d.join(t, "west", good[:20]+"A"+good[21:]), "token_malformed")
+	refused(t, "a token for another cluster", d.join(t, "north", good), "token_for_other_cluster")
 	short := token(t, d, "west", "--ttl", "1s")
 	time.Sleep(1100 * time.Millisecond) // its life
 	refused(t, "an expired token", d.join(t, "west", short), "token_expired")
