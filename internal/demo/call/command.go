@@ -14,6 +14,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"isthmus.dev/isthmus/internal/cli/exit"
 	"isthmus.dev/isthmus/internal/hint"
 )
 
@@ -28,9 +29,6 @@ const lookupTimeout = 2 * time.Second
 
 // maxConfig bounds what the worker reads, in bytes.
 const maxConfig = 1 << 20
-
-// usageCode is the code of errors in what was typed (exit code 64).
-const usageCode = "usage"
 
 // Execer runs a program to its end in the pod of a place, with stdin as its standard input, and returns its standard
 // output. Its standard error goes where the command's goes. An exit code other than 0 is an error.
@@ -90,7 +88,7 @@ status=503, delay=200ms and size=10k in PATH's query.`,
 
 // usage marks an error in what was typed.
 func usage(err error) error {
-	return hint.Wrap(hint.Code(err, usageCode), "see isthmus demo call --help")
+	return hint.Wrap(hint.Code(err, exit.CodeUsage), "see isthmus demo call --help")
 }
 
 // run has the requests sent and prints the result.

@@ -1,0 +1,2 @@
+// Package shopv1 is the demo application's gRPC service, generated from shop.proto.
+package shopv1
