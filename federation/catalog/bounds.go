@@ -48,6 +48,7 @@ const (
 	fieldManifestEntries                         = 4
 	fieldResponseSnapshot, fieldResponseDelta    = 1, 2
 	fieldResponseDocuments, fieldDocumentsChain  = 4, 1
+	fieldRequestEvidence                         = 4
 )
 
 // CheckResponse bounds an encoded SubscribeResponse before it is decoded.
@@ -66,6 +67,14 @@ func CheckResponse(raw []byte) error {
 		}
 		return nil
 	})
+}
+
+// CheckRequest bounds an encoded SubscribeRequest before it is decoded.
+func CheckRequest(raw []byte) error {
+	if len(raw) > maxManifestSize {
+		return fmt.Errorf("message has %d bytes, %d at most", len(raw), maxManifestSize)
+	}
+	return scan(raw, nil, signedAt(fieldRequestEvidence))
 }
 
 // CheckSnapshot bounds an encoded Snapshot before it is decoded.

@@ -186,3 +186,17 @@ func checkVersion(got mesh.CatalogueVersion, payload []byte, member *mesh.Member
 	}
 	return nil
 }
+
+// Recorded reads the version of this cluster's own record without checking its signature, which may have expired
+// meanwhile. It is for numbering on, never for trusting the contents.
+func Recorded(s *pb.Snapshot) (mesh.CatalogueVersion, error) {
+	payload := s.GetManifest().GetPayload()
+	if err := scan(payload, limits{fieldManifestEntries: MaxServices}, nil); err != nil {
+		return mesh.CatalogueVersion{}, fmt.Errorf("read own catalogue: %w", err)
+	}
+	var m pb.Manifest
+	if err := proto.Unmarshal(payload, &m); err != nil {
+		return mesh.CatalogueVersion{}, fmt.Errorf("read own catalogue: %w", err)
+	}
+	return VersionFromWire(m.Version), nil
+}

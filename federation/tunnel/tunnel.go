@@ -69,7 +69,7 @@ func (done) ClientHandshake(context.Context, string, net.Conn) (net.Conn, creden
 }
 
 func (done) Info() credentials.ProtocolInfo {
-	return credentials.ProtocolInfo{SecurityProtocol: "tls", SecurityVersion: "1.3"}
+	return credentials.ProtocolInfo{SecurityProtocol: "tls"}
 }
 
 func (done) Clone() credentials.TransportCredentials { return done{} }

@@ -1,0 +1,184 @@
+package join
+
+import (
+	"context"
+	"crypto"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"golang.org/x/time/rate"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+
+	docpb "isthmus.dev/isthmus/api/document"
+	pb "isthmus.dev/isthmus/api/join"
+	"isthmus.dev/isthmus/api/rpc/joinrpc"
+	"isthmus.dev/isthmus/federation/document"
+	"isthmus.dev/isthmus/internal/hint"
+	"isthmus.dev/isthmus/internal/hint/wire"
+	"isthmus.dev/isthmus/mesh"
+	"isthmus.dev/isthmus/trust/ca"
+)
+
+// Bounds of the endpoint anybody can reach. A gRPC server should be given MaxRequest as its largest message too, with a little to spare.
+const (
+	MaxRequest = 4 << 10 // bytes of an AdmitRequest
+	rateLimit  = 5       // requests a second, of all clients together
+	nonceLen   = 32
+)
+
+// Admission is one request that has proven its token.
+type Admission struct {
+	Cluster    mesh.ClusterName
+	Region     string
+	Gateways   []mesh.Gateway
+	Namespaces []string
+	// Key is the public key of the intermediate to be made.
+	Key crypto.PublicKey
+}
+
+// Admitted is the answer to an Admission.
+type Admitted struct {
+	Chain     []*x509.Certificate // intermediate, then root
+	Documents []*docpb.Signed     // oldest first; the last one has the new member
+}
+
+// Admitter signs. It is the authority.
+type Admitter interface {
+	// Check says whether an Admission would be made now: asked before the token is used up.
+	Check(Admission) error
+	// Admit adds the member and certifies its key. The same admission may come again after a lost answer.
+	Admit(context.Context, Admission) (*Admitted, error)
+}
+
+// ServerConfig of the authority's join service.
+type ServerConfig struct {
+	Tokens *Tokens
+	// Admitter is asked at each request; nil from it: this cluster is not the authority.
+	Admitter func() Admitter
+	Now      func() time.Time // nil: time.Now
+	Log      *slog.Logger     // nil: none
+}
+
+// Server is the Join service.
+type Server struct {
+	joinrpc.UnimplementedJoinServer
+	config ServerConfig
+	limit  *rate.Limiter
+}
+
+// NewServer makes the service; the gRPC server it is registered with has to hand credentials.TLSInfo to its handlers.
+func NewServer(c ServerConfig) *Server {
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	return &Server{config: c, limit: rate.NewLimiter(rateLimit, rateLimit)}
+}
+
+// refused is the one answer to whoever has not proven to hold a token: unknown, expired, revoked, a wrong MAC and a malformed
+// request look alike.
+func refused() error { return status.Error(codes.PermissionDenied, "not admitted") }
+
+// Admit implements joinrpc.JoinServer.
+func (s *Server) Admit(ctx context.Context, r *pb.AdmitRequest) (*pb.AdmitResponse, error) {
+	if !s.limit.AllowN(s.config.Now(), 1) {
+		return nil, status.Error(codes.ResourceExhausted, "too many attempts to join; try again in a second")
+	}
+	admitter := s.config.Admitter()
+	if admitter == nil || proto.Size(r) > MaxRequest || len(r.TokenId) != idLen || len(r.Nonce) != nonceLen {
+		return nil, refused()
+	}
+	exp, err := exporterOf(ctx)
+	if err != nil {
+		s.config.Log.Warn("join request without a usable TLS session", "err", err)
+		return nil, refused()
+	}
+	p, err := s.config.Tokens.prove(exp, r)
+	if err != nil {
+		s.config.Log.Warn("join refused", "err", err)
+		return nil, refused()
+	}
+	// From here on the client holds the secret: it may be told what is wrong.
+	out, err := s.admit(ctx, admitter, p, r)
+	if err != nil {
+		s.config.Log.Warn("join refused", "cluster", p.rec.Cluster, "err", err)
+		return nil, wire.Status(err)
+	}
+	response := &pb.AdmitResponse{Documents: out.Documents}
+	for _, c := range out.Chain {
+		response.Chain = append(response.Chain, c.Raw)
+	}
+	response.Mac = responseMAC(p.rec.Key, exp, r, response)
+	s.config.Log.Info("cluster admitted", "cluster", p.rec.Cluster)
+	return response, nil
+}
+
+// admit checks what the request asks for, uses the token up and has the authority sign, in this order: a request that can be seen to be
+// useless does not cost the token.
+func (s *Server) admit(ctx context.Context, admitter Admitter, p *proven, r *pb.AdmitRequest) (*Admitted, error) {
+	key, err := ca.CheckRequest(r.Csr)
+	if err != nil {
+		return nil, invalid(err)
+	}
+	gateways, err := document.ParseGateways(r.Gateways)
+	if err != nil {
+		return nil, invalid(err)
+	}
+	if err := document.CheckRegion(r.Region); err != nil {
+		return nil, invalid(err)
+	}
+	// The name and the grants are the token's, whatever the request says.
+	a := Admission{
+		Cluster: mesh.ClusterName(p.rec.Cluster), Region: r.Region, Gateways: gateways, Namespaces: p.rec.Namespaces, Key: key,
+	}
+	if p.rec.Used.IsZero() {
+		if err := admitter.Check(a); err != nil {
+			return nil, hint.Code(err, CodeRefused)
+		}
+	}
+	if err := s.config.Tokens.use(p, r.Csr); err != nil {
+		if errors.Is(err, errUsed) {
+			return nil, fault(CodeUsed, "make a new one on the authority: isthmus cluster token create "+p.rec.Cluster,
+				"the token for cluster %q was used already", p.rec.Cluster)
+		}
+		if errors.Is(err, errRefused) {
+			return nil, refused()
+		}
+		return nil, fmt.Errorf("mark token of cluster %q used: %w", p.rec.Cluster, err)
+	}
+	return admitter.Admit(ctx, a)
+}
+
+func invalid(err error) error {
+	return hint.Code(hint.Wrap(fmt.Errorf("%w: %w", status.Error(codes.InvalidArgument, "request refused"), err), hint.Of(err)), CodeRefused)
+}
+
+// exporterOf computes the exporter of the TLS session a call came through.
+func exporterOf(ctx context.Context) ([]byte, error) {
+	info, err := tlsOf(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return exporter(&info.State)
+}
+
+func tlsOf(ctx context.Context) (credentials.TLSInfo, error) {
+	p, ok := peer.FromContext(ctx)
+	if !ok {
+		return credentials.TLSInfo{}, errors.New("call without a peer")
+	}
+	info, ok := p.AuthInfo.(credentials.TLSInfo)
+	if !ok {
+		return credentials.TLSInfo{}, fmt.Errorf("call over %T, not TLS", p.AuthInfo)
+	}
+	return info, nil
+}
