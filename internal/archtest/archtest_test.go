@@ -17,9 +17,7 @@ const root = "../.."
 var later = map[string]bool{
 	"controlplane/analyze": true, "controlplane/inject": true, "trust/bundle": true, "trust/rotation": true,
 
-	"federation/document": true, "federation/catalog": true, "controlplane/config": true, "controlplane/translate": true,
-	"controlplane/slots": true, "proxy/bootstrap": true, "trust/anchor": true, "internal/deltaxds": true,
-	"discovery/...": true, "federation/...": true, "trust/...": true, "proxy/...": true, "cmd/isthmus-proxy": true,
+	"controlplane/config": true, "discovery/...": true, "cmd/isthmus-proxy": true,
 }
 
 func TestImports(t *testing.T) {
