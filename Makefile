@@ -46,7 +46,12 @@ demo: build ## three clusters with real Envoy on this machine, no root needed; C
 	@exec bin/isthmus demo up
 
 .PHONY: test
-test: build unit race e2e ## all tests: unit, race, end to end
+test: build capabilities unit race e2e ## all tests: unit, race, end to end
+
+# Names what this machine lacks before the tests that need it fail.
+.PHONY: capabilities
+capabilities:
+	@hack/doctor.sh || echo 'test: warning: some tests below will fail for what is missing above' >&2
 
 .PHONY: unit
 unit: ## unit tests only
