@@ -1,7 +1,6 @@
 package call
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -15,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"isthmus.dev/isthmus/internal/cli/exit"
+	"isthmus.dev/isthmus/internal/cli/output"
 	"isthmus.dev/isthmus/internal/hint"
 )
 
@@ -38,10 +38,10 @@ type Execer interface {
 
 // options is what was typed.
 type options struct {
-	from, to, account, protocol, output string
-	headers                             []string
-	timeout                             time.Duration
-	config                              Config
+	from, to, account, protocol string
+	headers                     []string
+	timeout                     time.Duration
+	config                      Config
 }
 
 // Command is `isthmus demo call`. The worker is started as the same program with the same parent commands, so
@@ -82,7 +82,6 @@ status=503, delay=200ms and size=10k in PATH's query.`,
 	flags.BoolVar(&o.config.NoReuse, "no-reuse", false, "open a connection for every request")
 	flags.StringVar(&o.protocol, "protocol", "", "http, grpc or tcp (default: what the service speaks, http where that is not known)")
 	flags.StringVar(&o.account, "as", "caller", "service account of the caller")
-	flags.StringVarP(&o.output, "output", "o", "", "json, or nothing for a summary")
 	return cmd
 }
 
@@ -93,8 +92,9 @@ func usage(err error) error {
 
 // run has the requests sent and prints the result.
 func (o options) run(cmd *cobra.Command, exec Execer, services Services) error {
-	if o.output != "" && o.output != "json" {
-		return usage(fmt.Errorf("--output %q: want json", o.output))
+	printer, err := printerOf(cmd)
+	if err != nil {
+		return usage(err)
 	}
 	if o.timeout <= 0 {
 		return usage(fmt.Errorf("--timeout %s: want more than 0", o.timeout))
@@ -125,10 +125,19 @@ func (o options) run(cmd *cobra.Command, exec Execer, services Services) error {
 	if err := json.Unmarshal(stdout, &result); err != nil {
 		return fmt.Errorf("call %s from %s: decode the result: %w", config.Host, o.from, err)
 	}
-	if o.output == "json" {
-		return json.NewEncoder(cmd.OutOrStdout()).Encode(result)
+	return printer.Print(output.View{Doc: result, Text: result.print})
+}
+
+// printerOf prints in the format of the flag -o, which every command inherits from the root.
+func printerOf(cmd *cobra.Command) (output.Printer, error) {
+	printer := output.Printer{Out: cmd.OutOrStdout(), Err: cmd.ErrOrStderr()}
+	flag := cmd.Flag("output")
+	if flag == nil {
+		return printer, nil
 	}
-	return result.Print(cmd.OutOrStdout())
+	var err error
+	printer.Format, err = output.ParseFormat(flag.Value.String())
+	return printer, err
 }
 
 // resolve turns what was typed into the worker's config. A registry that cannot be asked only costs the defaults that
@@ -183,11 +192,10 @@ func WorkerCommand() *cobra.Command {
 	}
 }
 
-// Print writes the result for a person.
-func (r Result) Print(out io.Writer) error {
-	var b bytes.Buffer
-	fmt.Fprintf(&b, "%d requests, %d failed, %.2f s\n", r.Requests, r.Failed, r.Seconds)
-	fmt.Fprintf(&b, "latency   p50 %.1f ms, p90 %.1f ms, p99 %.1f ms, max %.1f ms\n", r.P50Ms, r.P90Ms, r.P99Ms, r.MaxMs)
+// print writes the result for a person. Names and errors are those of whoever answered.
+func (r Result) print(p *output.Printer) {
+	p.Printf("%d requests, %d failed, %.2f s\n", r.Requests, r.Failed, r.Seconds)
+	p.Printf("latency   p50 %.1f ms, p90 %.1f ms, p99 %.1f ms, max %.1f ms\n", r.P50Ms, r.P90Ms, r.P99Ms, r.MaxMs)
 	for _, row := range []struct {
 		name   string
 		counts map[string]int
@@ -195,18 +203,13 @@ func (r Result) Print(out io.Writer) error {
 		if len(row.counts) == 0 {
 			continue
 		}
-		fmt.Fprintf(&b, "%-9s", row.name)
-		for i, key := range slices.Sorted(maps.Keys(row.counts)) {
-			if i > 0 {
-				b.WriteString(",")
-			}
-			fmt.Fprintf(&b, " %s %d", key, row.counts[key])
+		parts := make([]string, 0, len(row.counts))
+		for _, key := range slices.Sorted(maps.Keys(row.counts)) {
+			parts = append(parts, fmt.Sprintf("%s %d", output.Clean(key), row.counts[key]))
 		}
-		b.WriteString("\n")
+		p.Printf("%-9s %s\n", row.name, strings.Join(parts, ", "))
 	}
 	if r.FirstError != nil {
-		fmt.Fprintf(&b, "error     %s\n", *r.FirstError)
+		p.Printf("error     %s\n", output.Clean(*r.FirstError))
 	}
-	_, err := out.Write(b.Bytes())
-	return err
 }

@@ -179,7 +179,7 @@ func TestCommandErrors(t *testing.T) {
 		{"--from", "east", "--to", "ratings", "--header", "x"},
 		{"--from", "east", "--to", "ratings", "--timeout", "0s"},
 		{"--from", "east", "--to", "ratings", "--protocol", "udp"},
-		{"--from", "east", "--to", "ratings", "-o", "yaml"},
+		{"--from", "east", "--to", "ratings", "-o", "xml"},
 	} {
 		if _, _, err := execute(t, &here{}, args...); hint.CodeOf(err) != "usage" || hint.Of(err) == "" {
 			t.Errorf("demo call %q = %v, want wrong usage with a hint", args, err)

@@ -196,7 +196,9 @@ func TestRunFailures(t *testing.T) {
 			conn.Close()
 		}
 	}()
-	http502, _ := web(t, func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "no healthy upstream", http.StatusBadGateway) })
+	http502, _ := web(t, func(w http.ResponseWriter, _ *http.Request) {
+		http.Error(w, "no healthy upstream", http.StatusBadGateway)
+	})
 	httpShort, _ := web(t, func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Length", "10")
 		io.WriteString(w, "short")
