@@ -32,6 +32,8 @@ const (
 	ejectionInterval = 500 * time.Millisecond
 	baseEjection     = time.Second
 	maxEjection      = 2 * time.Second
+	// ruleServerErrors in a row eject where a rule asks for outlier detection without a count (Istio's default).
+	ruleServerErrors = 5
 	// Lives of connections: the client ends its own gracefully before the gateway would reset them.
 	clientConnectionLife  = 45 * time.Minute
 	gatewayConnectionLife = time.Hour
@@ -114,8 +116,12 @@ func outlierDetection(o *mesh.OutlierDetection) *clusterv3.OutlierDetection {
 	if o == nil {
 		return d
 	}
-	if o.Consecutive5xx != nil && *o.Consecutive5xx > 0 {
-		d.Consecutive_5Xx, d.EnforcingConsecutive_5Xx = u32(*o.Consecutive5xx), u32(100)
+	answers := uint32(ruleServerErrors)
+	if o.Consecutive5xx != nil {
+		answers = *o.Consecutive5xx
+	}
+	if answers > 0 {
+		d.Consecutive_5Xx, d.EnforcingConsecutive_5Xx = u32(answers), u32(100)
 	}
 	if o.ConsecutiveGatewayErrors != nil && *o.ConsecutiveGatewayErrors > 0 {
 		d.ConsecutiveGatewayFailure, d.EnforcingConsecutiveGatewayFailure = u32(*o.ConsecutiveGatewayErrors), u32(100)

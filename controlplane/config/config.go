@@ -1,0 +1,182 @@
+// Package config turns configuration objects as people write them (YAML or JSON, as for Kubernetes and Istio) into
+// mesh types, and says what is wrong with each of them.
+//
+// It is pure and strict: a field that is unknown is an error, a field that is known to the API but not yet supported
+// is an error that says so, and none is ignored. What is wrong with an object is a finding with file and line, never
+// a Go error, so that one bad object stops no other. Decode reads documents, Build makes a configuration of objects,
+// Producer restricts the rules another cluster sends along with an export.
+//
+// The files: document.go reads YAML, walk.go checks a document against its API (schema.go) and against what is
+// supported (supported.go); service.go, workload.go, virtualservice.go and destinationrule.go make the mesh types.
+package config
+
+import (
+	"cmp"
+	"maps"
+	"slices"
+
+	"isthmus.dev/isthmus/mesh"
+)
+
+// Codes of findings. A code that was released keeps its meaning.
+const (
+	CodeUnknownField = "ISM0101" // the API has no such field
+	CodeNotSupported = "ISM0102" // the API has it, this version does not act on it yet
+	CodeDuplicate    = "ISM0103" // two documents for one object
+	CodeInvalid      = "ISM0104" // a value that cannot be right
+	CodeUnknownKind  = "ISM0105" // no such kind or version
+	CodeUnreadable   = "ISM0106" // not YAML, or beyond a bound
+	CodeNoService    = "ISM0107" // an export of a service that is not there
+	CodeProtocol     = "ISM0108" // an application protocol that is carried as plain TCP
+	CodeProducer     = "ISM0109" // a rule that came with an export and goes beyond what a producer may decide
+)
+
+// Bounds on what is read.
+const (
+	MaxBytes     = 4 << 20 // of one input file
+	MaxObject    = 256 << 10
+	MaxDocuments = 2000
+	maxDepth     = 64
+	maxNodes     = 200_000 // after aliases are resolved
+)
+
+// File is one input: any number of YAML or JSON documents.
+type File struct {
+	Name string // for findings
+	Data []byte
+}
+
+// Object is one configuration object that was read and found valid.
+type Object struct {
+	APIVersion, Kind, Namespace, Name string
+	// JSON is the whole object with sorted keys, its namespace filled in.
+	JSON []byte
+	// File and Line say where the document was.
+	File string
+	Line int
+}
+
+// ID names the object of this cluster's registry.
+func (o Object) ID() mesh.ObjectName {
+	return mesh.ObjectName{Kind: o.Kind, Namespace: o.Namespace, Name: o.Name}
+}
+
+// Decode reads files. Objects are those without an error, in the order they were read; an object that names no
+// namespace gets defaultNamespace ("default" if that is empty). Two documents for one object are an error of the second.
+func Decode(files []File, defaultNamespace string) ([]Object, []mesh.Finding) {
+	if defaultNamespace == "" {
+		defaultNamespace = "default"
+	}
+	var objects []Object
+	r := &report{}
+	seen := map[mesh.ObjectName]Object{}
+	for _, f := range files {
+		for _, doc := range documents(f, r) {
+			item := decode(doc, defaultNamespace, r)
+			if item == nil {
+				continue
+			}
+			if first, twice := seen[item.ID()]; twice {
+				r.at(doc.root, "").add(CodeDuplicate, item.ID().String(), "metadata.name",
+					"this is the second document for one object; the first is at %s:%d", first.File, first.Line)(
+					"remove one of the two documents")
+				continue
+			}
+			seen[item.ID()] = item.Object
+			objects = append(objects, item.Object)
+		}
+	}
+	return objects, inOrder(r.findings, files)
+}
+
+// inOrder sorts findings by file as given, then by line.
+func inOrder(findings []mesh.Finding, files []File) []mesh.Finding {
+	order := map[string]int{}
+	for i, f := range files {
+		order[f.Name] = i
+	}
+	slices.SortStableFunc(findings, func(a, b mesh.Finding) int {
+		return cmp.Or(cmp.Compare(order[a.File], order[b.File]), cmp.Compare(a.Line, b.Line),
+			cmp.Compare(a.Path, b.Path), cmp.Compare(a.Message, b.Message))
+	})
+	return findings
+}
+
+// Built is what a registry's objects make.
+type Built struct {
+	Config *mesh.Config
+	// Workloads by name, all ready: health is not configuration.
+	Workloads map[mesh.WorkloadName]*mesh.Workload
+}
+
+// Build makes the configuration of a whole registry. An object with an error is left out, with a finding in
+// Config.Findings; the others go on.
+func Build(objects []Object) Built {
+	out := Built{
+		Config:    &mesh.Config{Services: map[mesh.ServiceName]*mesh.Service{}},
+		Workloads: map[mesh.WorkloadName]*mesh.Workload{},
+	}
+	r := &report{}
+	exports := map[mesh.ServiceName]*mesh.Export{}
+	for _, o := range objects {
+		item := decodeObject(o, r)
+		if item == nil {
+			continue
+		}
+		switch {
+		case item.service != nil:
+			out.Config.Services[item.service.Name] = item.service
+		case item.export != nil:
+			exports[mesh.ServiceName{Namespace: item.Namespace, Name: item.Name}] = item.export
+		case item.workload != nil:
+			out.Workloads[item.workload.Name] = item.workload
+		case item.virtualService != nil:
+			out.Config.VirtualServices = append(out.Config.VirtualServices, item.virtualService)
+		case item.destinationRule != nil:
+			out.Config.DestinationRules = append(out.Config.DestinationRules, item.destinationRule)
+		}
+	}
+	for _, name := range slices.SortedFunc(maps.Keys(exports), func(a, b mesh.ServiceName) int { return cmp.Compare(a.String(), b.String()) }) {
+		if svc, ok := out.Config.Services[name]; ok {
+			svc.Export = exports[name]
+			continue
+		}
+		r.findings = append(r.findings, mesh.Finding{
+			Code: CodeNoService, Level: mesh.LevelWarning, Object: mesh.ObjectName{Kind: "ServiceExport", Namespace: name.Namespace, Name: name.Name}.String(),
+			Path: "metadata.name", Message: "there is no Service " + name.String() + " to export", Fix: "apply the Service, or delete the export",
+		})
+	}
+	byObject := func(a, b mesh.ObjectName) int {
+		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
+	}
+	slices.SortFunc(out.Config.VirtualServices, func(a, b *mesh.VirtualService) int { return byObject(a.Object, b.Object) })
+	slices.SortFunc(out.Config.DestinationRules, func(a, b *mesh.DestinationRule) int { return byObject(a.Object, b.Object) })
+	out.Config.Findings = r.findings
+	return out
+}
+
+// item is an object with what it means; exactly one of the pointers is set.
+type item struct {
+	Object
+	service         *mesh.Service
+	export          *mesh.Export
+	workload        *mesh.Workload
+	virtualService  *mesh.VirtualService
+	destinationRule *mesh.DestinationRule
+	// nothing marks a valid object that configures nothing here (a gateway's own WorkloadEntry).
+	nothing bool
+}
+
+// decodeObject reads one stored object again.
+func decodeObject(o Object, r *report) *item {
+	docs := documents(File{Name: o.File, Data: o.JSON}, r)
+	if len(docs) != 1 {
+		return nil
+	}
+	return decode(docs[0], o.Namespace, r)
+}
+
+// HasError tells whether a finding refuses what it was found in.
+func HasError(findings []mesh.Finding) bool {
+	return slices.ContainsFunc(findings, func(f mesh.Finding) bool { return f.Level == mesh.LevelError })
+}

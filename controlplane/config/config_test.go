@@ -1,0 +1,134 @@
+package config
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+
+	"isthmus.dev/isthmus/internal/golden"
+	"isthmus.dev/isthmus/mesh"
+)
+
+// TestCases reads the YAML files of each case and compares findings and what the registry would mean. Rewrite with
+// -update and read the difference.
+func TestCases(t *testing.T) {
+	golden.Cases(t, "testdata/*.txtar", func(t *testing.T, a *golden.Archive) {
+		var files []File
+		for _, name := range a.Names() {
+			if strings.HasSuffix(name, ".yaml") {
+				data, _ := a.File(name)
+				files = append(files, File{Name: name, Data: data})
+			}
+		}
+		objects, findings := Decode(files, "shop")
+		a.Compare(t, "findings", render(findings))
+		built := Build(objects)
+		a.Compare(t, "config.json", indent(t, view(built)))
+		if HasError(built.Config.Findings) {
+			t.Errorf("objects that were read without an error are refused later: %v", built.Config.Findings)
+		}
+	})
+}
+
+// view shows what a case is about: Source is the input again.
+func view(b Built) map[string]any {
+	out := map[string]any{}
+	services, workloads := map[string]any{}, map[string]any{}
+	for name, s := range b.Config.Services {
+		services[name.String()] = s
+	}
+	for name, w := range b.Workloads {
+		workloads[name.String()] = w
+	}
+	for _, vs := range b.Config.VirtualServices {
+		vs.Source = nil
+	}
+	for _, dr := range b.Config.DestinationRules {
+		dr.Source = nil
+	}
+	put := func(name string, n int, v any) {
+		if n > 0 {
+			out[name] = v
+		}
+	}
+	put("services", len(services), services)
+	put("workloads", len(workloads), workloads)
+	put("virtualServices", len(b.Config.VirtualServices), b.Config.VirtualServices)
+	put("destinationRules", len(b.Config.DestinationRules), b.Config.DestinationRules)
+	put("findings", len(b.Config.Findings), strings.Split(strings.TrimSpace(string(render(b.Config.Findings))), "\n"))
+	return out
+}
+
+func render(findings []mesh.Finding) []byte {
+	var b strings.Builder
+	for _, f := range findings {
+		fmt.Fprintf(&b, "%s:%d %s %s [%s] %s: %s", f.File, f.Line, f.Level, f.Code, f.Object, f.Path, f.Message)
+		if f.Fix != "" {
+			fmt.Fprintf(&b, " (%s)", f.Fix)
+		}
+		b.WriteByte('\n')
+	}
+	return []byte(b.String())
+}
+
+func indent(t *testing.T, v any) []byte {
+	t.Helper()
+	out, err := json.MarshalIndent(v, "", " ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return append(out, '\n')
+}
+
+// TestDecodeIsStable: what Build makes of the stored JSON is what Decode saw.
+func TestDecodeIsStable(t *testing.T) {
+	const in = "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: a, namespace: n}\nspec: {host: a, trafficPolicy: {outlierDetection: {interval: 1m}}}\n"
+	first, findings := Decode([]File{{Name: "a.yaml", Data: []byte(in)}}, "")
+	if len(first) != 1 || len(findings) != 0 {
+		t.Fatalf("Decode(%q) = %v, %v", in, first, findings)
+	}
+	second, _ := Decode([]File{{Name: "a.json", Data: first[0].JSON}}, "")
+	if len(second) != 1 || string(second[0].JSON) != string(first[0].JSON) {
+		t.Errorf("decoding again changed the object:\nfirst  %s\nsecond %v", first[0].JSON, second)
+	}
+	if got := Build(first).Config.DestinationRules[0].Policy.OutlierDetection.Interval.Seconds(); got != 60 {
+		t.Errorf("interval 1m is %v s", got)
+	}
+}
+
+func TestBounds(t *testing.T) {
+	bomb := "a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n"
+	for i := 1; i < 12; i++ {
+		bomb += fmt.Sprintf("a%d: &a%d [%s]\n", i, i, strings.TrimSuffix(strings.Repeat(fmt.Sprintf("*a%d,", i-1), 10), ","))
+	}
+	for _, c := range []struct{ name, in, why string }{
+		{"aliases", bomb, "a document must not grow without limit by aliases"},
+		{"depth", "a: " + strings.Repeat("[", 500) + strings.Repeat("]", 500), "nor nest without limit"},
+		{"size", "# " + strings.Repeat("x", MaxBytes), "nor be larger than a bound"},
+		{"binary", "a: \xff\xfe", "text is UTF-8"},
+		{"list", "- a\n- b\n", "an object is a mapping"},
+		{"recursive", "a: &a [*a]\n", "an alias must not contain itself"},
+	} {
+		objects, findings := Decode([]File{{Name: c.name, Data: []byte(c.in)}}, "")
+		if len(objects) != 0 || len(findings) == 0 || findings[0].Code != CodeUnreadable {
+			t.Errorf("%s: got %d objects, findings %v; want none and %s: %s", c.name, len(objects), findings, CodeUnreadable, c.why)
+		}
+	}
+}
+
+// FuzzDecode: whatever the input, no panic, and an object that is accepted is accepted again as it is stored.
+func FuzzDecode(f *testing.F) {
+	f.Add([]byte("apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec: {ports: [{port: 80, name: http}], selector: {app: a}}\n"))
+	f.Add([]byte("apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: a}\nspec: {hosts: [a], http: [{route: [{destination: {host: a}}], timeout: 1.5h}]}\n"))
+	f.Add([]byte("apiVersion: networking.istio.io/v1\nkind: WorkloadEntry\nmetadata: {name: a, annotations: {isthmus.dev/proxy: sidecar}}\nspec: {address: 10.0.0.1, locality: a/b}\n"))
+	f.Add([]byte("a: &a\n  b: *a\n---\n<<: {}\n"))
+	f.Add([]byte(`{"apiVersion":"multicluster.x-k8s.io/v1beta1","kind":"ServiceExport","metadata":{"name":"a","annotations":{"isthmus.dev/export-to":"b"}}}`))
+	f.Fuzz(func(t *testing.T, in []byte) {
+		objects, _ := Decode([]File{{Name: "fuzz", Data: in}}, "")
+		built := Build(objects)
+		if HasError(built.Config.Findings) {
+			t.Errorf("accepted once, then refused: %v\ninput: %q", built.Config.Findings, in)
+		}
+	})
+}

@@ -1,0 +1,76 @@
+package config
+
+import (
+	"fmt"
+
+	"go.yaml.in/yaml/v3"
+
+	"isthmus.dev/isthmus/mesh"
+)
+
+// report collects findings.
+type report struct {
+	file     string
+	findings []mesh.Finding
+}
+
+// place is where in a document a finding belongs.
+type place struct {
+	r      *report
+	line   int
+	object string
+}
+
+func (r *report) at(n *yaml.Node, object string) place {
+	return place{r: r, line: n.Line, object: object}
+}
+
+// add reports an error and returns a function that adds how to fix it. An empty object keeps the place's.
+func (p place) add(code, object, path, format string, args ...any) func(fix string, args ...any) {
+	return p.level(mesh.LevelError, code, object, path, format, args...)
+}
+
+func (p place) level(level mesh.Level, code, object, path, format string, args ...any) func(fix string, args ...any) {
+	if object == "" {
+		object = p.object
+	}
+	p.r.findings = append(p.r.findings, mesh.Finding{
+		Code: code, Level: level, Object: object, Path: path, File: p.r.file, Line: p.line, Message: fmt.Sprintf(format, args...),
+	})
+	f := &p.r.findings[len(p.r.findings)-1]
+	return func(fix string, args ...any) { f.Fix = fmt.Sprintf(fix, args...) }
+}
+
+// nearest gives the candidate most like word, if any is alike enough to be meant.
+func nearest(word string, candidates []string) (string, bool) {
+	best, bestDistance := "", max(2, len(word)/3)+1
+	for _, c := range candidates {
+		if d := distance(word, c); d < bestDistance {
+			best, bestDistance = c, d
+		}
+	}
+	return best, best != ""
+}
+
+// distance is Levenshtein's, on bytes.
+func distance(a, b string) int {
+	if len(a) > 64 || len(b) > 64 {
+		return 64
+	}
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := 1; i <= len(a); i++ {
+		diagonal := row[0]
+		row[0] = i
+		for j := 1; j <= len(b); j++ {
+			cost := 1
+			if a[i-1] == b[j-1] {
+				cost = 0
+			}
+			diagonal, row[j] = row[j], min(row[j]+1, row[j-1]+1, diagonal+cost)
+		}
+	}
+	return row[len(b)]
+}

@@ -1,0 +1,148 @@
+package config
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// walker checks one document field by field.
+type walker struct {
+	r       *report
+	object  string
+	support support
+}
+
+// value checks n against its type. path is for people (spec.http[0].match), plain is without indexes and map keys and
+// selects what is supported.
+func (w *walker) value(n *yaml.Node, s schema, path, plain string) {
+	if n.Tag == "!!null" && n.Kind == yaml.ScalarNode {
+		return // absent
+	}
+	switch want := s.shape(); want {
+	case shapeObject:
+		w.objectValue(n, s, path, plain)
+	case shapeList:
+		if n.Kind != yaml.SequenceNode {
+			w.wrongShape(n, want, path)
+			return
+		}
+		w.tooMany(n, len(n.Content), path)
+		for i, c := range n.Content {
+			w.value(c, s.elem(), fmt.Sprintf("%s[%d]", path, i), plain)
+		}
+	case shapeMap:
+		if n.Kind != yaml.MappingNode {
+			w.wrongShape(n, want, path)
+			return
+		}
+		w.tooMany(n, len(n.Content)/2, path)
+		for i := 0; i+1 < len(n.Content); i += 2 {
+			w.value(n.Content[i+1], s.elem(), fmt.Sprintf("%s[%q]", path, n.Content[i].Value), plain)
+		}
+	default:
+		w.scalar(n, s, path, plain)
+	}
+}
+
+func (w *walker) objectValue(n *yaml.Node, s schema, path, plain string) {
+	if n.Kind != yaml.MappingNode {
+		w.wrongShape(n, shapeObject, path)
+		return
+	}
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		key, child := n.Content[i], n.Content[i+1]
+		field, name, ok := s.field(key.Value)
+		fieldPath := join(path, key.Value)
+		if !ok {
+			fix := w.r.at(key, w.object).add(CodeUnknownField, "", fieldPath, "there is no field %q here", key.Value)
+			if like, ok := nearest(key.Value, s.fields()); ok {
+				fix("did you mean %q?", like)
+			} else {
+				fix("remove it; the fields here are %s", strings.Join(s.fields(), ", "))
+			}
+			continue
+		}
+		switch fieldPlain := join(plain, name); w.support.of(fieldPlain) {
+		case notSupported:
+			w.r.at(key, w.object).add(CodeNotSupported, "", fieldPath, "field %q is not supported yet", key.Value)(
+				"remove it: it would have no effect, and nothing is ignored silently")
+		case opaque:
+		default:
+			w.value(child, field, fieldPath, fieldPlain)
+		}
+	}
+}
+
+func (w *walker) scalar(n *yaml.Node, s schema, path, plain string) {
+	want := s.shape()
+	if want == shapeAny {
+		return
+	}
+	if n.Kind != yaml.ScalarNode || !fits(n, want) {
+		w.wrongShape(n, want, path)
+		return
+	}
+	if values := s.values(); values != nil && !slices.Contains(values, n.Value) {
+		fix := w.r.at(n, w.object).add(CodeInvalid, "", path, "%q is none of %s", n.Value, strings.Join(values, ", "))
+		if like, ok := nearest(n.Value, values); ok {
+			fix("did you mean %q?", like)
+		}
+		return
+	}
+	if allowed, limited := w.support.values[plain]; limited && !slices.Contains(allowed, n.Value) {
+		w.r.at(n, w.object).add(CodeNotSupported, "", path, "value %q is not supported yet", n.Value)(
+			"supported: %s", quoted(allowed))
+	}
+}
+
+func (w *walker) wrongShape(n *yaml.Node, want shape, path string) {
+	w.r.at(n, w.object).add(CodeInvalid, "", path, "this has to be %s", want)("")
+}
+
+// maxElements bounds every list and map.
+const maxElements = 1024
+
+func (w *walker) tooMany(n *yaml.Node, count int, path string) {
+	if count > maxElements {
+		w.r.at(n, w.object).add(CodeInvalid, "", path, "%d entries, %d at most", count, maxElements)("")
+	}
+}
+
+// fits tells whether a scalar can be read as a value of that shape.
+func fits(n *yaml.Node, want shape) bool {
+	switch want {
+	case shapeString:
+		return n.Tag == "!!str" || n.Tag == "!!timestamp"
+	case shapeBool:
+		return n.Tag == "!!bool"
+	case shapeInt:
+		_, err := strconv.ParseInt(n.Value, 10, 64)
+		return n.Tag == "!!int" && err == nil
+	case shapeNumber:
+		return n.Tag == "!!int" || n.Tag == "!!float"
+	case shapeDuration:
+		_, err := time.ParseDuration(n.Value)
+		return n.Tag == "!!str" && err == nil
+	}
+	return true
+}
+
+func join(path, field string) string {
+	if path == "" {
+		return field
+	}
+	return path + "." + field
+}
+
+func quoted(words []string) string {
+	var out []string
+	for _, w := range words {
+		out = append(out, strconv.Quote(w))
+	}
+	return strings.Join(out, ", ")
+}
