@@ -239,7 +239,7 @@ func (x *AdmitRequest) GetGateways() []string {
 type AdmitResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Chain [][]byte               `protobuf:"bytes,1,rep,name=chain,proto3" json:"chain,omitempty"` // intermediate first, then the root
-	// The whole chain of documents, oldest first.
+	// The newest documents, oldest first: enough to verify the last by the token.
 	Documents     []*document.Signed `protobuf:"bytes,2,rep,name=documents,proto3" json:"documents,omitempty"`
 	Mac           []byte             `protobuf:"bytes,3,opt,name=mac,proto3" json:"mac,omitempty"` // over the transcript, so that only the holder of the secret can answer
 	unknownFields protoimpl.UnknownFields

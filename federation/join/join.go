@@ -92,6 +92,11 @@ func Join(ctx context.Context, c Config) (*Result, error) {
 	}
 	var failed error
 	for round := range rounds {
+		select {
+		case <-ctx.Done():
+			return nil, errors.Join(ctx.Err(), failed)
+		case <-time.After(time.Duration(round) * 250 * time.Millisecond):
+		}
 		for _, gateway := range c.Token.Gateways {
 			j := &joining{Config: c, csr: csr, began: time.Now()}
 			result, err := j.try(ctx, gateway)
@@ -103,11 +108,6 @@ func Join(ctx context.Context, c Config) (*Result, error) {
 				return nil, err
 			}
 			failed = err
-		}
-		select {
-		case <-ctx.Done():
-			return nil, failed
-		case <-time.After(time.Duration(round) * 250 * time.Millisecond):
 		}
 	}
 	return nil, hint.Wrap(failed, "check that this machine reaches the gateway, that the authority runs, and that no load balancer in between ends TLS")

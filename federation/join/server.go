@@ -51,7 +51,8 @@ type Admitted struct {
 
 // Admitter signs. It is the authority.
 type Admitter interface {
-	// Check says whether an Admission would be made now: asked before the token is used up.
+	// Check says whether an Admission would be made now: asked before the token is used up. A member whose key it already is
+	// passes.
 	Check(Admission) error
 	// Admit adds the member and certifies its key. The same admission may come again after a lost answer.
 	Admit(context.Context, Admission) (*Admitted, error)
@@ -140,12 +141,14 @@ func (s *Server) admit(ctx context.Context, admitter Admitter, p *proven, r *pb.
 	a := Admission{
 		Cluster: mesh.ClusterName(p.rec.Cluster), Region: r.Region, Gateways: gateways, Namespaces: p.rec.Namespaces, Key: key,
 	}
-	if p.rec.Used.IsZero() {
-		if err := admitter.Check(a); err != nil {
-			return nil, hint.Code(err, CodeRefused)
-		}
+	hash, err := ca.KeyHash(key)
+	if err != nil {
+		return nil, invalid(err)
 	}
-	if err := s.config.Tokens.use(p, r.Csr); err != nil {
+	if err := admitter.Check(a); err != nil && !s.config.Tokens.used(p, hash) {
+		return nil, hint.Code(err, CodeRefused)
+	}
+	if err := s.config.Tokens.use(p, hash); err != nil {
 		if errors.Is(err, errUsed) {
 			return nil, fault(CodeUsed, "make a new one on the authority: isthmus cluster token create "+p.rec.Cluster,
 				"the token for cluster %q was used already", p.rec.Cluster)

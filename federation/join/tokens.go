@@ -20,7 +20,7 @@ import (
 )
 
 const (
-	// retry is how long the same request may come again after a lost answer.
+	// retry is how long the same key may come again after a lost answer.
 	retry = 60 * time.Second
 	// remember is how long a token that is over stays listed.
 	remember = 24 * time.Hour
@@ -31,14 +31,14 @@ const (
 
 // record is a token as the authority stores it: not the secret.
 type record struct {
-	ID          string    `json:"id"` // hexadecimal
-	Key         []byte    `json:"key"`
-	Cluster     string    `json:"cluster"`
-	Namespaces  []string  `json:"namespaces,omitempty"`
-	Expires     time.Time `json:"expires"`
-	Used        time.Time `json:"used,omitzero"`
-	UsedRequest []byte    `json:"usedRequest,omitempty"` // SHA-256 of the request's CSR
-	Revoked     bool      `json:"revoked,omitempty"`
+	ID         string    `json:"id"` // hexadecimal
+	Key        []byte    `json:"key"`
+	Cluster    string    `json:"cluster"`
+	Namespaces []string  `json:"namespaces,omitempty"`
+	Expires    time.Time `json:"expires"`
+	Used       time.Time `json:"used,omitzero"`
+	UsedKey    []byte    `json:"usedKey,omitempty"` // SHA-256 of the public key it was used for
+	Revoked    bool      `json:"revoked,omitempty"`
 }
 
 // Info is a token as it is listed.
@@ -244,28 +244,39 @@ func (t *Tokens) prove(exporter []byte, r *pb.AdmitRequest) (*proven, error) {
 	return &proven{id: id, rec: rec}, nil
 }
 
-// use marks a token used, on disk, before anything is signed: exactly one caller gets nil, and after a crash nobody does
-// but the same request within a minute.
-func (t *Tokens) use(p *proven, csr []byte) error {
-	hash := sha256.Sum256(csr)
+// use marks a token used, on disk, before anything is signed: exactly one key gets nil. After a crash or a lost answer
+// the same key may come again within a minute.
+func (t *Tokens) use(p *proven, key [32]byte) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	r, ok := t.records[p.id]
 	if !ok || r.Revoked {
 		return errRefused
 	}
-	now := t.now()
 	if !r.Used.IsZero() {
-		if since := now.Sub(r.Used); since >= 0 && since < retry && hmac.Equal(r.UsedRequest, hash[:]) {
-			return nil
-		}
-		return errUsed
+		return r.spent(key, t.now())
 	}
 	changed := *r
-	changed.Used, changed.UsedRequest = now.UTC(), hash[:]
+	changed.Used, changed.UsedKey = t.now().UTC(), key[:]
 	if err := t.save(&changed); err != nil {
 		return err
 	}
 	*r = changed
 	return nil
+}
+
+// spent says whether a used token is over for key.
+func (r *record) spent(key [32]byte, now time.Time) error {
+	if since := now.Sub(r.Used); since >= 0 && since < retry && hmac.Equal(r.UsedKey, key[:]) {
+		return nil
+	}
+	return errUsed
+}
+
+// used tells whether a token was used by another key since it was proven.
+func (t *Tokens) used(p *proven, key [32]byte) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	r, ok := t.records[p.id]
+	return ok && !r.Used.IsZero() && r.spent(key, t.now()) != nil
 }

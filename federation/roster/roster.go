@@ -244,6 +244,26 @@ func (r *Roster) ChainAfter(v document.Version, max int) []*pb.Signed {
 	return out
 }
 
+// Tail gives the newest documents, oldest first, as many as fit into max bytes and at least the present one: what a joiner starts from.
+func (r *Roster) Tail(max int) []*pb.Signed {
+	chain := r.chain.Load()
+	if chain == nil {
+		return nil
+	}
+	size, from := 0, len(*chain)
+	for from > 0 {
+		if size += proto.Size((*chain)[from-1].Wire()); size > max && from < len(*chain) {
+			break
+		}
+		from--
+	}
+	var out []*pb.Signed
+	for _, s := range (*chain)[from:] {
+		out = append(out, s.Wire())
+	}
+	return out
+}
+
 // Watch returns a channel that gets a value after each change, several changes making one. It is closed when ctx is done.
 func (r *Roster) Watch(ctx context.Context) <-chan struct{} {
 	w := make(chan struct{}, 1)

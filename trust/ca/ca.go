@@ -220,3 +220,32 @@ func sign(template, parent *x509.Certificate, pub crypto.PublicKey, signer crypt
 	}
 	return x509.ParseCertificate(der)
 }
+
+// CheckIntermediate says what is wrong with an intermediate that was issued to this cluster: it has to be for key and td, carry exactly the constraints that
+// NewIntermediate gives, and be signed by root. A cluster that ran on another one would be refused by every peer.
+func CheckIntermediate(cert, root *x509.Certificate, td mesh.TrustDomain, key crypto.PublicKey, now time.Time) error {
+	want, err := KeyHash(key)
+	if err != nil {
+		return err
+	}
+	if sha256.Sum256(cert.RawSubjectPublicKeyInfo) != want {
+		return fmt.Errorf("intermediate of %s: it is for another key", td)
+	}
+	if !cert.IsCA || cert.MaxPathLen != 0 || !cert.MaxPathLenZero || cert.KeyUsage&x509.KeyUsageCertSign == 0 {
+		return fmt.Errorf("intermediate of %s: it is not a certificate authority of path length 0", td)
+	}
+	if p := cert.PermittedURIDomains; len(p) != 1 || p[0] != string(td) || !cert.PermittedDNSDomainsCritical {
+		return fmt.Errorf("intermediate of %s: it is constrained to %q", td, p)
+	}
+	if len(cert.ExcludedDNSDomains) != 1 || cert.ExcludedDNSDomains[0] != "" || len(cert.ExcludedIPRanges) != 2 {
+		return fmt.Errorf("intermediate of %s: it does not exclude DNS names and IP addresses", td)
+	}
+	if err := cert.CheckSignatureFrom(root); err != nil {
+		return fmt.Errorf("intermediate of %s: %w", td, err)
+	}
+	if now.Before(cert.NotBefore) || now.After(cert.NotAfter) {
+		return fmt.Errorf("intermediate of %s: it is valid from %s to %s, now it is %s",
+			td, cert.NotBefore.Format(time.RFC3339), cert.NotAfter.Format(time.RFC3339), now.UTC().Format(time.RFC3339))
+	}
+	return nil
+}
