@@ -27,7 +27,7 @@ const nobody = "spiffe://nobody.invalid/"
 
 // Parts of an identity's path, as mesh.ParseSPIFFEID has them (upper case, ports, users and missing paths pass X.509
 // name constraints, so the whole string is matched).
-const workloadPath = `/ns/[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?/sa/[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?(\.[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)*`
+const workloadPath = `/ns/[a-z0-9]([-a-z0-9]*[a-z0-9])?/sa/[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*`
 
 // secrets adds what a sidecar verifies its peers by.
 func (v *view) secrets(out set) {
@@ -45,7 +45,9 @@ func (v *view) secrets(out set) {
 	add(AnchorSecret, nil)
 }
 
-// identityRegex matches the workload identities of these clusters, whole; none for no cluster.
+// identityRegex matches the workload identities of these clusters, whole; none for no cluster. Its program grows with
+// the federation, far beyond the 100 instructions Envoy allows by default: the bootstrap of every proxy raises
+// re2.max_program_size.error_level to MaxRegexProgram.
 func (v *view) identityRegex(clusters []mesh.ClusterName) string {
 	var hosts []string
 	for _, c := range clusters {
@@ -53,6 +55,10 @@ func (v *view) identityRegex(clusters []mesh.ClusterName) string {
 	}
 	return `spiffe://(` + strings.Join(hosts, "|") + `)\.` + regexp.QuoteMeta(string(v.s.Trust.Federation)) + workloadPath
 }
+
+// MaxRegexProgram is the size of RE2 programs that proxies have to accept: a thousand members with names of 63 bytes,
+// ten times over.
+const MaxRegexProgram = 1_000_000
 
 func regex(re string) *matcherv3.StringMatcher {
 	return &matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_SafeRegex{SafeRegex: &matcherv3.RegexMatcher{Regex: re}}}
