@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"isthmus.dev/isthmus/controlplane/config"
 	"isthmus.dev/isthmus/mesh"
 )
 
@@ -20,14 +21,33 @@ type SourceConfig struct {
 	Logger *slog.Logger // nil: nothing is logged
 	// Build makes the configuration section of all objects but workloads, ordered
 	// by kind, namespace and name. What is wrong with an object is a finding in it.
+	// Nil means BuildConfig.
 	Build func([]Object) *mesh.Config
 	// Workload makes an instance of a workload object; ok is false for one that
-	// cannot be used.
+	// cannot be used. Nil means DecodeWorkload.
 	Workload func(Object) (w mesh.Workload, ok bool)
 	// Send delivers updates to the owner of the state; a batch is one step.
 	Send func(context.Context, ...mesh.Update) error
 	// Retry is the wait after a failed list or watch; 0 means 500 ms.
 	Retry time.Duration
+}
+
+// BuildConfig makes the configuration section by config.Build.
+func BuildConfig(objects []Object) *mesh.Config {
+	all := make([]config.Object, len(objects))
+	for i, o := range objects {
+		all[i] = o.Config()
+	}
+	return config.Build(all).Config
+}
+
+// DecodeWorkload makes a workload by config.Build; ok is false where that leaves
+// it out: it has an error, or is a gateway's own entry.
+func DecodeWorkload(o Object) (mesh.Workload, bool) {
+	for _, w := range config.Build([]config.Object{o.Config()}).Workloads {
+		return *w, true
+	}
+	return mesh.Workload{}, false
 }
 
 // Source watches the registry and tells the owner of the state. Use NewSource.
@@ -40,12 +60,18 @@ type Source struct {
 }
 
 // NewSource makes a source; Run must be called once.
-func NewSource(config SourceConfig) *Source {
-	if config.Logger == nil {
-		config.Logger = slog.New(slog.DiscardHandler)
+func NewSource(c SourceConfig) *Source {
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
 	}
-	config.Retry = orDefault(config.Retry, 500*time.Millisecond)
-	return &Source{config: config, objects: map[mesh.ObjectName]Object{}, workloads: map[mesh.WorkloadName]bool{}}
+	c.Retry = orDefault(c.Retry, 500*time.Millisecond)
+	if c.Build == nil {
+		c.Build = BuildConfig
+	}
+	if c.Workload == nil {
+		c.Workload = DecodeWorkload
+	}
+	return &Source{config: c, objects: map[mesh.ObjectName]Object{}, workloads: map[mesh.WorkloadName]bool{}}
 }
 
 // Run lists, sends everything as one batch that ends in Synced, then follows

@@ -10,6 +10,7 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
+	"isthmus.dev/isthmus/controlplane/config"
 	"isthmus.dev/isthmus/internal/hint"
 	"isthmus.dev/isthmus/mesh"
 )
@@ -58,6 +59,11 @@ type Object struct {
 	JSON []byte
 	// Version is the revision of the last change to it; for compare-and-swap.
 	Version int64
+}
+
+// Config is the object as the package config reads it.
+func (o Object) Config() config.Object {
+	return config.Object{Kind: o.Name.Kind, Namespace: o.Name.Namespace, Name: o.Name.Name, JSON: o.JSON}
 }
 
 // Expectations of an Op. Any other value is the version the object must have.

@@ -299,3 +299,25 @@ func TestExternalNeedsMTLS(t *testing.T) {
 		t.Errorf("files that do not exist: %v", err)
 	}
 }
+
+func TestDecodeWorkload(t *testing.T) {
+	const head = `{"apiVersion":"networking.istio.io/v1","kind":"WorkloadEntry","metadata":{"name":"a","namespace":"shop","annotations":{"isthmus.dev/proxy":`
+	name := mesh.ObjectName{Kind: KindWorkload, Namespace: "shop", Name: "a"}
+	tests := []struct {
+		why, json string
+		ok        bool
+	}{
+		{"a sidecar's", head + `"sidecar"}},"spec":{"address":"10.0.0.1","locality":"eu/eu-a"}}`, true},
+		{"a gateway's entry is no workload", head + `"gateway"}},"spec":{}}`, false},
+		{"broken", `{`, false},
+	}
+	for _, test := range tests {
+		if w, ok := DecodeWorkload(Object{Name: name, JSON: []byte(test.json)}); ok != test.ok || (ok && w.Zone != "eu-a") {
+			t.Errorf("%s: %+v, %v", test.why, w, ok)
+		}
+	}
+	built := BuildConfig([]Object{{Name: object("ratings"), JSON: []byte(`{"apiVersion":"v1","kind":"Service","metadata":{"name":"ratings","namespace":"shop"},"spec":{"ports":[{"port":8080}]}}`)}})
+	if len(built.Services) != 1 || len(built.Findings) != 0 {
+		t.Errorf("%+v", built)
+	}
+}
