@@ -13,6 +13,9 @@ import (
 	"isthmus.dev/isthmus/internal/hint"
 )
 
+// CodeNotRunning is the code of errors that say that no demo runs.
+const CodeNotRunning = "demo_not_running"
+
 // Client speaks with the demo whose control socket it names.
 type Client struct {
 	Socket string
@@ -23,7 +26,7 @@ func (c Client) connect(ctx context.Context) (Conn, error) {
 	conn, err := d.DialContext(ctx, "unix", c.Socket)
 	if err != nil {
 		err = fmt.Errorf("reach the demo at %s: %w", c.Socket, err)
-		return Conn{}, hint.Wrap(hint.Code(err, "demo_not_running"), "start it with: isthmus demo up")
+		return Conn{}, hint.Wrap(hint.Code(err, CodeNotRunning), "start it with: isthmus demo up")
 	}
 	return Conn{conn.(*net.UnixConn)}, nil
 }
@@ -74,7 +77,7 @@ func cause(ctx context.Context, err error) error {
 
 func ended(err error) error {
 	if errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) {
-		return hint.Code(errors.New("the demo ended meanwhile"), "demo_not_running")
+		return hint.Code(errors.New("the demo ended meanwhile"), CodeNotRunning)
 	}
 	return err
 }

@@ -13,6 +13,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -34,6 +35,9 @@ const (
 	// 60 bytes more, and the kernel takes 107.
 	maxBase = 46
 )
+
+// CodeNotRunning is the code of errors that say that no demo runs.
+const CodeNotRunning = control.CodeNotRunning
 
 // Home is the folder of one demo.
 type Home struct {
@@ -155,15 +159,34 @@ func bootID() string {
 
 // Client speaks with the running demo.
 func (h Home) Client() (control.Client, error) {
-	r, err := h.read()
+	r, err := h.running()
 	if err != nil {
 		return control.Client{}, err
 	}
-	if !r.alive() {
-		err := fmt.Errorf("no demo runs in %s", h.Dir)
-		return control.Client{}, hint.Wrap(hint.Code(err, "demo_not_running"), "start it with: isthmus demo up")
-	}
 	return control.Client{Socket: filepath.Join(r.RunDir, "control.sock")}, nil
+}
+
+// running is the record of a demo that runs.
+func (h Home) running() (record, error) {
+	r, err := h.read()
+	if err == nil && !r.alive() {
+		err = fmt.Errorf("no demo runs in %s", h.Dir)
+		err = hint.Wrap(hint.Code(err, CodeNotRunning), "start it with: isthmus demo up")
+	}
+	return r, err
+}
+
+// AdminSocket is the path of a cluster's admin socket, for as long as the demo runs.
+func (h Home) AdminSocket(cluster string) (string, error) {
+	r, err := h.running()
+	if err != nil {
+		return "", err
+	}
+	if !slices.Contains(r.Clusters, cluster) {
+		err := fmt.Errorf("the demo in %s has no cluster %q", h.Dir, cluster)
+		return "", hint.Wrap(hint.Code(err, "not_found"), "its clusters: "+strings.Join(r.Clusters, ", "))
+	}
+	return filepath.Join(r.RunDir, cluster, "admin.sock"), nil
 }
 
 // lock takes the demo's lock, which its first process then keeps until its end.
