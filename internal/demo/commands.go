@@ -19,15 +19,11 @@ import (
 	"isthmus.dev/isthmus/internal/demo/topology"
 )
 
-// outputFlag adds -o to a command; format reads it.
-func outputFlag(cmd *cobra.Command) {
-	cmd.Flags().StringP("output", "o", "", "output format: table or json")
-}
-
+// format is the value of the root's -o.
 func format(cmd *cobra.Command) (output.Format, error) {
-	text, err := cmd.Flags().GetString("output")
-	if err != nil {
-		return "", err
+	text := ""
+	if f := cmd.Flag("output"); f != nil {
+		text = f.Value.String()
 	}
 	f, err := output.ParseFormat(text)
 	if err == nil && f != output.Table && f != output.JSON {
@@ -66,7 +62,6 @@ func upCommand(cfg Config) *cobra.Command {
 	cmd.Flags().BoolVar(&flags.noApp, "no-app", false, "control planes and gateways only, without the shop")
 	cmd.Flags().BoolVar(&flags.noJoin, "no-join", false, "leave all clusters but the first alone, to be joined by hand")
 	cmd.Flags().StringVar(&flags.envoy, "envoy", "", "Envoy to run (default: $"+host.EnvoyEnv+", else the downloaded one)")
-	outputFlag(cmd)
 	return cmd
 }
 
@@ -175,7 +170,7 @@ func downCommand() *cobra.Command {
 }
 
 func statusCommand() *cobra.Command {
-	cmd := &cobra.Command{
+	return &cobra.Command{
 		Use:   "status",
 		Short: "Show what runs and in which state",
 		Args:  cobra.NoArgs,
@@ -195,8 +190,6 @@ func statusCommand() *cobra.Command {
 			return show(cmd, f, doc, func(w io.Writer) { table(w, doc) })
 		},
 	}
-	outputFlag(cmd)
-	return cmd
 }
 
 func logsCommand() *cobra.Command {
@@ -293,7 +286,7 @@ func faultCommand() *cobra.Command {
 }
 
 func probeCommand() *cobra.Command {
-	cmd := &cobra.Command{
+	return &cobra.Command{
 		Use:   "probe",
 		Short: "Try everything the demo needs of this system, and say what to change",
 		Args:  cobra.NoArgs,
@@ -310,8 +303,6 @@ func probeCommand() *cobra.Command {
 			})
 		},
 	}
-	outputFlag(cmd)
-	return cmd
 }
 
 // insideCommand is how this program becomes the first process of the tree. Its

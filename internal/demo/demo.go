@@ -9,15 +9,18 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"isthmus.dev/isthmus/internal/cli/exit"
+	"isthmus.dev/isthmus/internal/demo/call"
 	"isthmus.dev/isthmus/internal/demo/control"
 	"isthmus.dev/isthmus/internal/demo/host"
 	"isthmus.dev/isthmus/internal/demo/supervisor"
 	"isthmus.dev/isthmus/internal/demo/topology"
+	"isthmus.dev/isthmus/internal/hint"
 )
 
 // Config is what the demo needs of the program it is part of.
 type Config struct {
-	// Registrar speaks to control planes. Needed.
+	// Registrar announces the demo's proxies to control planes. Nil: by their admin API.
 	Registrar supervisor.Registrar
 	// Story is told in the foreground once everything is ready, until ctx ends.
 	// Nil: a few lines about what runs.
@@ -36,8 +39,12 @@ type Live struct {
 	Topology topology.Topology
 }
 
-// Command is `isthmus demo`. Commands written elsewhere are added to it.
+// Command is `isthmus demo`. The flags --dir and -o are those of the program's
+// root, which its commands must inherit.
 func Command(cfg Config) *cobra.Command {
+	if cfg.Registrar == nil {
+		cfg.Registrar = adminRegistrar{}
+	}
 	if cfg.Programs == nil {
 		cfg.Programs = host.FindPrograms
 	}
@@ -50,16 +57,31 @@ func Command(cfg Config) *cobra.Command {
 		Long: "Run a federation of clusters on this machine: each with its own control plane, real Envoys and a shop to call.\n" +
 			"Needs Linux, and neither root nor any tool.",
 	}
-	cmd.PersistentFlags().String("dir", "", "folder of the demo (default: $"+host.DirEnv+", else one below the user's state folder)")
-	cmd.AddCommand(upCommand(cfg), downCommand(), statusCommand(), logsCommand(), faultCommand(), probeCommand(), insideCommand(cfg))
+	inPods := pods{demo: cmd}
+	cmd.AddCommand(upCommand(cfg), downCommand(), statusCommand(), call.Command(inPods, inPods), call.WorkerCommand(),
+		faultCommand(), logsCommand(), probeCommand(), insideCommand(cfg))
 	return cmd
+}
+
+// AdminSocket is the path of the admin socket of a cluster of the demo in dir;
+// an empty dir is the default folder. The demo must run, the cluster need not answer.
+func AdminSocket(dir, cluster string) (string, error) {
+	h, err := host.Locate(dir)
+	if err != nil {
+		return "", err
+	}
+	socket, err := h.AdminSocket(cluster)
+	if hint.CodeOf(err) == host.CodeNotRunning {
+		err = hint.Code(err, exit.CodeUnreachable) // who asks wants the control plane
+	}
+	return socket, err
 }
 
 // home finds the demo's folder by the flag --dir.
 func home(cmd *cobra.Command) (host.Home, error) {
-	dir, err := cmd.Flags().GetString("dir")
-	if err != nil {
-		return host.Home{}, err
+	dir := ""
+	if f := cmd.Flag("dir"); f != nil {
+		dir = f.Value.String()
 	}
 	return host.Locate(dir)
 }

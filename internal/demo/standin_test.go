@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/health"
@@ -72,9 +73,12 @@ func command(args []string) error {
 			}, nil
 		},
 	})
-	cmd.SetArgs(args)
-	cmd.SilenceErrors, cmd.SilenceUsage = true, true
-	return cmd.ExecuteContext(context.Background())
+	root := &cobra.Command{Use: "isthmus", SilenceErrors: true, SilenceUsage: true}
+	root.PersistentFlags().String("dir", "", "")
+	root.PersistentFlags().StringP("output", "o", "", "")
+	root.AddCommand(cmd)
+	root.SetArgs(append([]string{"demo"}, args...))
+	return root.ExecuteContext(context.Background())
 }
 
 // answered asks the first local instance; between clusters there is no stand-in.

@@ -58,7 +58,12 @@ func (r record) end(ctx context.Context) error {
 	defer unix.Close(fd)
 	// The descriptor is of whoever has the number now; it is the demo's only if it
 	// started when the demo did.
-	if !r.alive() {
+	same, ended := r.process()
+	if !same {
+		return nil
+	}
+	if ended {
+		awaitCollected(fd)
 		return nil
 	}
 	for _, try := range []struct {

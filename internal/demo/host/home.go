@@ -145,11 +145,19 @@ func (h Home) write(r record) error {
 
 // alive tells whether the recorded process still runs.
 func (r record) alive() bool {
+	same, ended := r.process()
+	return same && !ended
+}
+
+// process tells whether the recorded process still has its number, and whether it
+// has ended and only waits to be collected.
+func (r record) process() (same, ended bool) {
 	if r.PID == 0 || r.BootID != bootID() {
-		return false
+		return false, false
 	}
 	start, err := process.StartTime(r.PID)
-	return err == nil && start == r.StartTime
+	ended = errors.Is(err, os.ErrProcessDone)
+	return (err == nil || ended) && start == r.StartTime, ended
 }
 
 func bootID() string {

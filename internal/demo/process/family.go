@@ -95,14 +95,15 @@ func (m member) signal(sig syscall.Signal) error {
 	return nil
 }
 
-// StartTime is when a process of the mounted /proc started, in clock ticks since boot.
+// StartTime is when a process of the mounted /proc started, in clock ticks since
+// boot. With os.ErrProcessDone it has ended and waits to be collected.
 func StartTime(pid int) (uint64, error) {
 	s, err := readStat(pid)
-	if err != nil {
-		return 0, fmt.Errorf("read start time of process %d: %w", pid, err)
+	if err == nil && (s.state == 'Z' || s.state == 'X') {
+		err = os.ErrProcessDone
 	}
-	if s.state == 'Z' || s.state == 'X' {
-		return 0, fmt.Errorf("read start time of process %d: %w", pid, os.ErrProcessDone)
+	if err != nil {
+		return s.start, fmt.Errorf("read start time of process %d: %w", pid, err)
 	}
 	return s.start, nil
 }
