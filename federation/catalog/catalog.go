@@ -11,6 +11,7 @@
 package catalog
 
 import (
+	"crypto/ecdsa"
 	"crypto/sha256"
 
 	pb "isthmus.dev/isthmus/api/catalogue"
@@ -32,6 +33,7 @@ type Holding struct {
 	entries []entry
 	index   map[mesh.ServiceName]int // position in entries
 	digest  [sha256.Size]byte        // of the manifest's payload
+	key     *ecdsa.PublicKey         // that signed; nil for one's own
 }
 
 // entry is one service of a holding: encoded, and decoded unless it was left out.
@@ -49,6 +51,14 @@ func (h *Holding) Version() mesh.CatalogueVersion {
 		return mesh.CatalogueVersion{}
 	}
 	return h.Catalogue.Version
+}
+
+// SignerKey is the exporter's key that a verified holding was signed with; nil for nil and for one's own.
+func (h *Holding) SignerKey() *ecdsa.PublicKey {
+	if h == nil {
+		return nil
+	}
+	return h.key
 }
 
 // SameServices tells whether both hold the same services, whatever their versions. Nil holds nothing.

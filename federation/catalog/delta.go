@@ -43,7 +43,7 @@ func assemble(d *pb.Delta, from Exporter, have *Holding) (*pb.Snapshot, error) {
 	if err := checkServices(d.GetChanged()); err != nil {
 		return nil, err
 	}
-	m, err := verifyManifest(d.GetManifest(), from)
+	m, _, err := verifyManifest(d.GetManifest(), from)
 	if err != nil {
 		return nil, err
 	}

@@ -55,7 +55,7 @@ func verify(s *pb.Snapshot, from Exporter, have *Holding) (*Holding, error) {
 	if err := checkServices(s.GetServices()); err != nil {
 		return nil, err
 	}
-	m, err := verifyManifest(s.GetManifest(), from)
+	m, key, err := verifyManifest(s.GetManifest(), from)
 	if err != nil {
 		return nil, err
 	}
@@ -68,7 +68,7 @@ func verify(s *pb.Snapshot, from Exporter, have *Holding) (*Holding, error) {
 	}
 	h := &Holding{
 		Catalogue: &mesh.Catalogue{Cluster: from.Member.Name, Version: version, Services: make(map[mesh.ServiceName]*mesh.ExportedService, len(m.Entries))},
-		Wire:      s, IssuedUnix: m.IssuedUnix, digest: sha256.Sum256(s.Manifest.Payload),
+		Wire:      s, IssuedUnix: m.IssuedUnix, digest: sha256.Sum256(s.Manifest.Payload), key: key,
 	}
 	for i, e := range m.Entries {
 		name := mesh.ServiceName{Namespace: e.GetNamespace(), Name: e.GetName()}
@@ -117,43 +117,43 @@ func leftOut(name mesh.ServiceName, member *mesh.Member, code, why, fix string) 
 	}
 }
 
-// verifyManifest checks who signed, then decodes.
-func verifyManifest(signed *pb.SignedManifest, from Exporter) (*pb.Manifest, error) {
+// verifyManifest checks who signed, then decodes. It gives the signer's key too.
+func verifyManifest(signed *pb.SignedManifest, from Exporter) (*pb.Manifest, *ecdsa.PublicKey, error) {
 	if err := checkSigned(signed); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if from.Verifier == nil {
-		return nil, errors.New("this cluster is in no federation, so it trusts nobody")
+		return nil, nil, errors.New("this cluster is in no federation, so it trusts nobody")
 	}
 	signer, err := from.Verifier.VerifyDER(signed.Chain, anchor.Signing)
 	if err != nil {
-		return nil, fmt.Errorf("signer: %w", err)
+		return nil, nil, fmt.Errorf("signer: %w", err)
 	}
 	want := mesh.SPIFFEID{TrustDomain: mesh.TrustDomainOf(from.Member.Name, from.Federation), Path: mesh.PathCatalog}
 	if signer.ID != want {
-		return nil, fmt.Errorf("signer is %s, want %s", signer.ID, want)
+		return nil, nil, fmt.Errorf("signer is %s, want %s", signer.ID, want)
 	}
 	key, ok := signer.Certificate.PublicKey.(*ecdsa.PublicKey)
 	if !ok || key.Curve != elliptic.P256() {
-		return nil, errors.New("signer's key is not ECDSA P-256")
+		return nil, nil, errors.New("signer's key is not ECDSA P-256")
 	}
 	if !ecdsa.VerifyASN1(key, digest(signed.Payload), signed.Signature) {
-		return nil, errors.New("signature does not match")
+		return nil, nil, errors.New("signature does not match")
 	}
 	var m pb.Manifest
 	if err := proto.Unmarshal(signed.Payload, &m); err != nil {
-		return nil, fmt.Errorf("decode manifest: %w", err)
+		return nil, nil, fmt.Errorf("decode manifest: %w", err)
 	}
 	if m.Cluster != string(from.Member.Name) || m.Federation != string(from.Federation) {
-		return nil, fmt.Errorf("manifest is of cluster %.70q in federation %.190q", m.Cluster, m.Federation)
+		return nil, nil, fmt.Errorf("manifest is of cluster %.70q in federation %.190q", m.Cluster, m.Federation)
 	}
-	return &m, nil
+	return &m, key, nil
 }
 
 // VerifyEvidence checks a manifest alone and gives its version. An exporter that lost its own record learns so, from
 // what it signed itself, what the others already hold.
 func VerifyEvidence(signed *pb.SignedManifest, from Exporter) (mesh.CatalogueVersion, error) {
-	m, err := verifyManifest(signed, from)
+	m, _, err := verifyManifest(signed, from)
 	if err != nil {
 		return mesh.CatalogueVersion{}, fmt.Errorf("verify manifest of cluster %q: %w", from.Member.Name, err)
 	}

@@ -3,6 +3,7 @@ package sync
 import (
 	"cmp"
 	"context"
+	"crypto/ecdsa"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -31,6 +32,8 @@ type SubscriberConfig struct {
 	Send func(ctx context.Context, updates ...mesh.Update) error
 	// Documents takes a chain of documents, oldest first, and verifies it itself.
 	Documents func(chain []*document.Signed) error
+	// Reachable, if not nil, is told when a member's stream comes up and when it is lost. It must not wait.
+	Reachable func(member mesh.ClusterName, reachable bool)
 	// StaleAfter is the silence after which a catalogue is marked stale; default [catalog.DefaultStaleAfter].
 	StaleAfter time.Duration
 	// BackoffMin and BackoffMax bound the pause before another attempt at a member: it doubles from one to the other,
@@ -90,6 +93,9 @@ func NewSubscriber(c SubscriberConfig) (*Subscriber, error) {
 	}
 	c.StaleAfter = cmp.Or(c.StaleAfter, catalog.DefaultStaleAfter)
 	c.BackoffMin, c.BackoffMax = cmp.Or(c.BackoffMin, 200*time.Millisecond), cmp.Or(c.BackoffMax, 5*time.Second)
+	if c.Reachable == nil {
+		c.Reachable = func(mesh.ClusterName, bool) {}
+	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
@@ -268,6 +274,20 @@ func (s *Subscriber) Status() []PeerStatus {
 	}
 	slices.SortFunc(out, func(a, b PeerStatus) int { return cmp.Compare(a.Cluster, b.Cluster) })
 	return out
+}
+
+// SignerKey gives the key that signed the catalogue held of a member: it also verifies what the member says of itself
+// in gossip. Nil if no catalogue is held.
+func (s *Subscriber) SignerKey(name mesh.ClusterName) *ecdsa.PublicKey {
+	s.mu.Lock()
+	p := s.peers[name]
+	s.mu.Unlock()
+	if p == nil {
+		return nil
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.key
 }
 
 func poke(c chan struct{}) {

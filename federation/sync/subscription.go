@@ -2,6 +2,7 @@ package sync
 
 import (
 	"context"
+	"crypto/ecdsa"
 	"errors"
 	"fmt"
 	"maps"
@@ -43,8 +44,10 @@ type subscription struct {
 	touched   time.Time // when the file was last told that the member lives
 	limit     *rate.Limiter
 
-	mu     sync.Mutex // guards status
+	mu     sync.Mutex // guards status and key
 	status PeerStatus
+	// key signed held; nil if nothing is held.
+	key *ecdsa.PublicKey
 }
 
 func (p *subscription) snapshot() PeerStatus {
@@ -77,6 +80,7 @@ func (p *subscription) run(ctx context.Context) {
 		if p.reachable {
 			c.Log.Info("lost the stream of a member", "peer", p.name, "err", err)
 			p.reachable = false
+			c.Reachable(p.name, false)
 			p.hand(ctx)
 		}
 		if p.wait(ctx, pause/2+rand.N(pause/2+1)) {
@@ -198,6 +202,7 @@ func (p *subscription) verifyAgain(ctx context.Context) *catalog.Holding {
 func (p *subscription) hold(h *catalog.Holding) {
 	p.held = h
 	p.change(func(s *PeerStatus) {
+		p.key = h.SignerKey()
 		s.Version, s.Services, s.Findings = h.Version(), 0, nil
 		if h != nil {
 			s.Services, s.Findings = len(h.Catalogue.Services), h.Findings
@@ -321,6 +326,7 @@ func (s *session) up() bool {
 		return false
 	}
 	s.reachable = true
+	s.subscriber.config.Reachable(s.name, true)
 	s.change(func(st *PeerStatus) { st.Connected, st.LastError = true, "" })
 	s.subscriber.config.Log.Info("stream of a member is up", "peer", s.name)
 	return true

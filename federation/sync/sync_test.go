@@ -301,6 +301,9 @@ func TestSnapshotThenDelta(t *testing.T) {
 		if s := a.subscriber.Status(); len(s) != 1 || !s[0].Connected || s[0].Version != before || s[0].RoundTrip <= 0 || time.Since(s[0].LastSeen) > Lost {
 			t.Errorf("status = %+v", s)
 		}
+		if key := a.subscriber.SignerKey(west); key == nil || !key.Equal(b.signer.Key.Public()) || a.subscriber.SignerKey("north") != nil {
+			t.Errorf("signer's key = %v", key)
+		}
 		info, err := os.Stat(filepath.Join(a.dir, "peers", "west"))
 		if err != nil || info.Mode().Perm() != 0o600 {
 			t.Errorf("file of the peer: %v, %v; want mode 0600", info, err)
