@@ -1,0 +1,114 @@
+package admin
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"isthmus.dev/isthmus/api/admin"
+	"isthmus.dev/isthmus/discovery/etcd"
+	"isthmus.dev/isthmus/mesh"
+)
+
+// Results of a check.
+const (
+	checkOK   = "ok"
+	checkWarn = "warn"
+	checkFail = "fail"
+)
+
+// Check looks at everything this control plane needs, and says what to do.
+func (s *meshServer) Check(ctx context.Context, _ *admin.CheckRequest) (*admin.CheckResponse, error) {
+	snapshot := s.config.Snapshot()
+	out := []*admin.Check{s.checkRegistry(ctx), checkState(snapshot), checkMembership(snapshot), checkPeers(snapshot)}
+	if s.config.Proxies != nil {
+		out = append(out, checkProxies(s.config.Proxies()))
+	}
+	for _, check := range s.config.Checks {
+		out = append(out, check(ctx))
+	}
+	return &admin.CheckResponse{Checks: out}, nil
+}
+
+func (s *meshServer) checkRegistry(ctx context.Context) *admin.Check {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	objects, _, err := s.config.Store.List(ctx, etcd.Query{})
+	if err != nil {
+		return &admin.Check{Id: "registry", Status: checkFail, Message: err.Error(), Hint: "look at the log of the control plane, and at the disk of its folder"}
+	}
+	return &admin.Check{Id: "registry", Status: checkOK, Message: fmt.Sprintf("%d objects", len(objects))}
+}
+
+func checkState(snapshot *mesh.Snapshot) *admin.Check {
+	if !snapshot.Ready {
+		return &admin.Check{Id: "state", Status: checkFail, Message: "the state is not loaded, so proxies get no answer", Hint: "wait a moment; if it stays, look at the log of the control plane"}
+	}
+	broken := 0
+	for _, f := range snapshot.Config.Findings {
+		if f.Level == mesh.LevelError {
+			broken++
+		}
+	}
+	if broken > 0 {
+		return &admin.Check{Id: "state", Status: checkWarn, Message: fmt.Sprintf("%d objects are left out because they have errors", broken), Hint: "isthmus get KIND -A -o json shows the status of each"}
+	}
+	return &admin.Check{Id: "state", Status: checkOK, Message: fmt.Sprintf("%d services, %d workloads", len(snapshot.Config.Services), len(snapshot.Workloads))}
+}
+
+func checkMembership(snapshot *mesh.Snapshot) *admin.Check {
+	t := snapshot.Trust
+	if t == nil {
+		return &admin.Check{Id: "federation", Status: checkWarn, Message: "this control plane is in no federation", Hint: "isthmus cluster init, or isthmus cluster join"}
+	}
+	if _, ok := t.Member(t.Self); !ok {
+		return &admin.Check{Id: "federation", Status: checkFail, Message: fmt.Sprintf("cluster %s is no member of the document any more", t.Self), Hint: "ask the authority for a token and join again"}
+	}
+	return &admin.Check{Id: "federation", Status: checkOK, Message: fmt.Sprintf("%s in %s, %d members, document %d.%d", t.Self, t.Federation, len(t.Members), t.Term, t.Seq)}
+}
+
+// checkPeers looks at the streams: a member without a catalogue was never heard.
+func checkPeers(snapshot *mesh.Snapshot) *admin.Check {
+	if snapshot.Trust == nil {
+		return &admin.Check{Id: "peers", Status: checkOK, Message: "none"}
+	}
+	var lost []string
+	for _, m := range snapshot.Trust.Members {
+		if catalogue := snapshot.Remote[m.Name]; m.Name != snapshot.Trust.Self && (catalogue == nil || !catalogue.Reachable) {
+			lost = append(lost, string(m.Name))
+		}
+	}
+	if len(lost) == 0 {
+		return &admin.Check{Id: "peers", Status: checkOK, Message: fmt.Sprintf("%d reachable", max(0, len(snapshot.Trust.Members)-1))}
+	}
+	slices.Sort(lost)
+	return &admin.Check{Id: "peers", Status: checkWarn, Message: "cannot reach " + strings.Join(lost, ", ") + "; their last known state is used",
+		Hint: "check that they run, and that this cluster reaches their gateways (isthmus cluster list shows the addresses)"}
+}
+
+func checkProxies(proxies []*admin.Proxy) *admin.Check {
+	var refused, behind []string
+	for _, p := range proxies {
+		synced := true
+		for _, t := range []*admin.ProxyType{p.GetClusters(), p.GetListeners(), p.GetRoutes(), p.GetEndpoints(), p.GetSecrets()} {
+			synced = synced && (t == nil || t.GetSynced())
+		}
+		switch {
+		case p.GetNack() != "":
+			refused = append(refused, p.GetInstance())
+		case !p.GetConnected() || !synced:
+			behind = append(behind, p.GetInstance())
+		}
+	}
+	slices.Sort(refused)
+	slices.Sort(behind)
+	switch {
+	case len(refused) > 0:
+		return &admin.Check{Id: "proxies", Status: checkFail, Message: "refused their configuration: " + strings.Join(refused, ", "), Hint: "isthmus proxy status says why; please report it"}
+	case len(behind) > 0:
+		return &admin.Check{Id: "proxies", Status: checkWarn, Message: "not up to date: " + strings.Join(behind, ", "), Hint: "isthmus proxy status shows what they miss"}
+	}
+	return &admin.Check{Id: "proxies", Status: checkOK, Message: fmt.Sprintf("%d up to date", len(proxies))}
+}

@@ -1,0 +1,322 @@
+package admin
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"isthmus.dev/isthmus/api/admin"
+	"isthmus.dev/isthmus/api/rpc/adminrpc"
+	"isthmus.dev/isthmus/controlplane/config"
+	"isthmus.dev/isthmus/discovery/etcd"
+	"isthmus.dev/isthmus/internal/hint"
+	"isthmus.dev/isthmus/mesh"
+)
+
+// Codes of findings that need more than one object.
+const (
+	codeNotGranted = "ISM0201" // an export of a namespace the cluster may not export
+	codeLongName   = "ISM0202" // an export whose name does not fit a server name
+)
+
+// Outcomes of an apply.
+const (
+	created    = "created"
+	configured = "configured"
+	unchanged  = "unchanged"
+)
+
+// kinds of objects, with the short name of each.
+var kinds = [...]struct{ name, short string }{
+	{"Service", "svc"}, {"ServiceExport", "svcex"}, {"VirtualService", "vs"}, {"DestinationRule", "dr"}, {"WorkloadEntry", "we"},
+}
+
+// kindNamed is the kind a person means: any case, singular, plural or short.
+func kindNamed(name string) (string, error) {
+	typed := strings.ToLower(name)
+	for _, kind := range kinds {
+		lower := strings.ToLower(kind.name)
+		if stem, ok := strings.CutSuffix(lower, "y"); typed == lower || typed == lower+"s" || typed == kind.short || ok && typed == stem+"ies" {
+			return kind.name, nil
+		}
+	}
+	return "", hint.Wrap(hint.Code(status.Errorf(codes.InvalidArgument, "there is no kind %q", name), "unknown_kind"),
+		"kinds are Service, ServiceExport, VirtualService, DestinationRule and WorkloadEntry")
+}
+
+// objects serves adminrpc.Config.
+type objects struct {
+	adminrpc.UnimplementedConfigServer
+	config Config
+}
+
+// Apply writes all documents or none.
+func (s *objects) Apply(ctx context.Context, request *admin.ApplyRequest) (*admin.ApplyResponse, error) {
+	var files []config.File
+	for _, f := range request.GetFiles() {
+		files = append(files, config.File{Name: f.GetName(), Data: f.GetYaml()})
+	}
+	read, findings := config.Decode(files, request.GetDefaultNamespace())
+	stored, _, err := s.config.Store.List(ctx, etcd.Query{})
+	if err != nil {
+		return nil, err
+	}
+	findings = append(findings, s.together(read, stored)...)
+	response := &admin.ApplyResponse{Findings: wireFindings(findings)}
+	if config.HasError(findings) {
+		return response, nil
+	}
+	have := map[mesh.ObjectName]etcd.Object{}
+	for _, o := range stored {
+		have[o.Name] = o
+	}
+	ops, err := s.plan(request.GetExpect(), read, have, response)
+	if err != nil || request.GetDryRun() {
+		return response, err
+	}
+	revision, err := s.config.Store.Commit(ctx, ops...)
+	if err != nil {
+		return nil, conflict(err)
+	}
+	for i, o := range response.Objects {
+		if response.Outcomes[i] != unchanged {
+			o.Version = revision
+		}
+	}
+	response.Applied = true
+	return response, nil
+}
+
+// plan decides what becomes of each object, notes it in the response and gives
+// what is to be written.
+func (s *objects) plan(expect map[string]int64, read []config.Object, have map[mesh.ObjectName]etcd.Object, response *admin.ApplyResponse) ([]etcd.Op, error) {
+	var ops []etcd.Op
+	met := 0
+	for _, o := range read {
+		old, exists := have[o.ID()]
+		op := etcd.Op{Name: o.ID(), JSON: o.JSON, Expect: etcd.AnyVersion}
+		outcome := configured
+		switch {
+		case !exists:
+			outcome = created
+		case bytes.Equal(old.JSON, o.JSON):
+			outcome = unchanged
+		}
+		if want, ok := expect[o.ID().String()]; ok {
+			met++
+			if op.Expect = want; old.Version != want {
+				return nil, conflict(&etcd.ConflictError{Object: o.ID(), Want: want, Have: old.Version})
+			}
+		}
+		if outcome != unchanged {
+			ops = append(ops, op)
+		}
+		response.Objects = append(response.Objects, &admin.Object{
+			ApiVersion: o.APIVersion, Kind: o.Kind, Namespace: o.Namespace, Name: o.Name, Json: o.JSON, Version: old.Version,
+		})
+		response.Outcomes = append(response.Outcomes, outcome)
+	}
+	if met < len(expect) {
+		return nil, hint.Code(status.Errorf(codes.InvalidArgument, "a version is expected of an object that is not in the documents"), "usage")
+	}
+	return ops, nil
+}
+
+// together gives the findings that show only with the rest of the registry, as
+// far as they are about the objects read.
+func (s *objects) together(read []config.Object, stored []etcd.Object) []mesh.Finding {
+	mine := map[string]config.Object{}
+	all := slices.Clone(read)
+	for _, o := range read {
+		mine[o.ID().String()] = o
+	}
+	for _, o := range stored {
+		if _, replaced := mine[o.Name.String()]; !replaced {
+			all = append(all, o.Config())
+		}
+	}
+	var out []mesh.Finding
+	add := func(f mesh.Finding) {
+		if o, ok := mine[f.Object]; ok {
+			f.File, f.Line = o.File, max(f.Line, o.Line)
+			out = append(out, f)
+		}
+	}
+	for _, f := range config.Build(all).Config.Findings {
+		// An error would have been found when it was read; only what needs the others is new.
+		if f.Level != mesh.LevelError {
+			f.Line = 0
+			add(f)
+		}
+	}
+	for _, o := range read {
+		if o.Kind != "ServiceExport" {
+			continue
+		}
+		finding := mesh.Finding{Object: o.ID().String(), Path: "metadata.name"}
+		name := mesh.ServiceName{Namespace: o.Namespace, Name: o.Name}
+		if err := mesh.CheckSNI(name.ClusterSetHost()); err != nil {
+			finding.Code, finding.Level, finding.Message, finding.Fix = codeLongName, mesh.LevelError, err.Error(), "give the service or its namespace a shorter name"
+			add(finding)
+		} else if err := granted(s.config.Snapshot(), o.Namespace); err != nil {
+			finding.Code, finding.Level, finding.Path, finding.Message, finding.Fix = codeNotGranted, mesh.LevelWarning, "metadata.namespace", err.Error(), hint.Of(err)
+			add(finding)
+		}
+	}
+	return out
+}
+
+// granted says why the cluster may not export from a namespace. Outside a
+// federation there is nobody to ask, and nothing is exported anyway.
+func granted(snapshot *mesh.Snapshot, namespace string) error {
+	if snapshot.Trust == nil {
+		return nil
+	}
+	self, ok := snapshot.Trust.Member(snapshot.Trust.Self)
+	if ok && self.Grants(namespace) {
+		return nil
+	}
+	err := fmt.Errorf("cluster %s is not granted namespace %q", snapshot.Trust.Self, namespace)
+	return hint.Wrapf(hint.Code(err, "not_granted"), "grants are given with the token: on the authority, "+
+		"isthmus cluster token create %s --namespaces %s, and join again; or use a namespace the cluster has", snapshot.Trust.Self, namespace)
+}
+
+// Get lists objects, or one.
+func (s *objects) Get(ctx context.Context, request *admin.GetRequest) (*admin.GetResponse, error) {
+	kind, err := kindNamed(request.GetKind())
+	if err != nil {
+		return nil, err
+	}
+	query := etcd.Query{Kind: kind, Namespace: namespaceOf(request.GetNamespace())}
+	if request.GetAllNamespaces() {
+		query.Namespace = ""
+	}
+	found, revision, err := s.config.Store.List(ctx, query)
+	if err != nil {
+		return nil, err
+	}
+	response := &admin.GetResponse{Revision: revision}
+	for _, o := range found {
+		if request.GetName() == "" || request.GetName() == o.Name.Name {
+			response.Objects = append(response.Objects, s.wireObject(o))
+		}
+	}
+	if request.GetName() != "" && len(response.Objects) == 0 {
+		return nil, missing(mesh.ObjectName{Kind: kind, Namespace: namespaceOf(request.GetNamespace()), Name: request.GetName()})
+	}
+	return response, nil
+}
+
+// Watch sends the present objects and SYNCED, then every change.
+func (s *objects) Watch(request *admin.WatchRequest, stream adminrpc.Config_WatchServer) error {
+	kind, err := kindNamed(request.GetKind())
+	if err != nil {
+		return err
+	}
+	query := etcd.Query{Kind: kind, Namespace: namespaceOf(request.GetNamespace())}
+	if request.GetAllNamespaces() {
+		query.Namespace = ""
+	}
+	after := request.GetAfterRevision()
+	if after == 0 {
+		found, revision, err := s.config.Store.List(stream.Context(), query)
+		if err != nil {
+			return err
+		}
+		for _, o := range found {
+			if err := stream.Send(&admin.WatchEvent{Type: admin.WatchEvent_PUT, Object: s.wireObject(o), Revision: revision}); err != nil {
+				return err
+			}
+		}
+		after = revision
+	}
+	if err := stream.Send(&admin.WatchEvent{Type: admin.WatchEvent_SYNCED, Revision: after}); err != nil {
+		return err
+	}
+	err = s.config.Store.Watch(stream.Context(), query, after, func(revision int64, events []etcd.Event) error {
+		for _, e := range events {
+			event := &admin.WatchEvent{Type: admin.WatchEvent_PUT, Object: s.wireObject(e.Object), Revision: revision}
+			if e.Deleted {
+				event.Type = admin.WatchEvent_DELETE
+			}
+			if err := stream.Send(event); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if errors.Is(err, etcd.ErrCompacted) {
+		return hint.Wrap(hint.Code(status.Error(codes.OutOfRange, err.Error()), "compacted"), "list again and watch from the revision of that answer")
+	}
+	return err
+}
+
+// Delete removes one object.
+func (s *objects) Delete(ctx context.Context, request *admin.DeleteRequest) (*admin.DeleteResponse, error) {
+	kind, err := kindNamed(request.GetKind())
+	if err != nil {
+		return nil, err
+	}
+	name := mesh.ObjectName{Kind: kind, Namespace: namespaceOf(request.GetNamespace()), Name: request.GetName()}
+	expect := etcd.AnyVersion
+	if v := request.GetVersion(); v != 0 {
+		expect = v
+	}
+	if err := s.config.Store.Delete(ctx, name, expect); errors.Is(err, etcd.ErrNotFound) {
+		return nil, missing(name)
+	} else if err != nil {
+		return nil, conflict(err)
+	}
+	return &admin.DeleteResponse{}, nil
+}
+
+func namespaceOf(namespace string) string {
+	if namespace == "" {
+		return "default"
+	}
+	return namespace
+}
+
+func missing(name mesh.ObjectName) error {
+	return hint.Wrapf(hint.Code(status.Errorf(codes.NotFound, "%s does not exist", name), "not_found"),
+		"isthmus get %s -A lists those that do", strings.ToLower(name.Kind))
+}
+
+// conflict gives a refused compare-and-swap its kind; other errors pass.
+func conflict(err error) error {
+	refused, ok := errors.AsType[*etcd.ConflictError](err)
+	if !ok {
+		return err
+	}
+	return hint.Wrap(hint.Code(status.Error(codes.Aborted, refused.Error()), "conflict"), "someone else changed it: get it again, and apply your change to that")
+}
+
+// wireObject adds what is known of an object to what is stored.
+func (s *objects) wireObject(o etcd.Object) *admin.Object {
+	out := &admin.Object{Kind: o.Name.Kind, Namespace: o.Name.Namespace, Name: o.Name.Name, Json: o.JSON, Version: o.Version}
+	var head struct {
+		APIVersion string `json:"apiVersion"`
+	}
+	if json.Unmarshal(o.JSON, &head) == nil {
+		out.ApiVersion = head.APIVersion
+	}
+	if len(o.JSON) > 0 {
+		out.Status = statusOf(s.config.Snapshot(), o.Name)
+	}
+	return out
+}
+
+func wireFindings(findings []mesh.Finding) []*admin.Finding {
+	var out []*admin.Finding
+	for _, f := range findings {
+		out = append(out, &admin.Finding{Code: f.Code, Level: string(f.Level), Object: f.Object, Path: f.Path, File: f.File, Line: int32(f.Line), Message: f.Message, Fix: f.Fix})
+	}
+	return out
+}

@@ -1,0 +1,241 @@
+package admin
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"isthmus.dev/isthmus/api/admin"
+	"isthmus.dev/isthmus/api/rpc/adminrpc"
+	"isthmus.dev/isthmus/controlplane/config"
+	"isthmus.dev/isthmus/discovery/etcd"
+	"isthmus.dev/isthmus/internal/hint"
+	"isthmus.dev/isthmus/mesh"
+)
+
+// aloneName stands for this cluster while it is in no federation and has no name.
+const aloneName = "local"
+
+// meshServer serves adminrpc.Mesh.
+type meshServer struct {
+	adminrpc.UnimplementedMeshServer
+	config Config
+}
+
+// ListServices shows every service of this cluster and every import.
+func (s *meshServer) ListServices(context.Context, *admin.ListServicesRequest) (*admin.ListServicesResponse, error) {
+	return &admin.ListServicesResponse{Services: services(s.config.Snapshot(), time.Now())}, nil
+}
+
+// services is pure. A service that is exported by any cluster is shown under its
+// clusterset host with every cluster that exports it; one that this cluster keeps to
+// itself is shown under its local host. Both may be there.
+func services(snapshot *mesh.Snapshot, now time.Time) []*admin.Service {
+	var out []*admin.Service
+	imported := map[mesh.ServiceName][]*mesh.Catalogue{}
+	for _, catalogue := range snapshot.Remote {
+		for name := range catalogue.Services {
+			imported[name] = append(imported[name], catalogue)
+		}
+	}
+	names := map[mesh.ServiceName]bool{}
+	for name := range imported {
+		names[name] = true
+	}
+	for name := range snapshot.Config.Services {
+		names[name] = true
+	}
+	for _, name := range slices.SortedFunc(maps.Keys(names), compareServices) {
+		local := snapshot.Config.Services[name]
+		exported := local != nil && local.Export != nil
+		if local != nil && !exported {
+			service := newService(snapshot, name, name.LocalHost(), local.Ports)
+			service.Clusters = append(service.Clusters, ownInstances(snapshot, local))
+			out = append(out, service)
+		}
+		if !exported && len(imported[name]) == 0 {
+			continue
+		}
+		exporters := imported[name]
+		slices.SortFunc(exporters, func(a, b *mesh.Catalogue) int { return cmp.Compare(a.Cluster, b.Cluster) })
+		var ports []mesh.Port
+		if exported {
+			ports = local.Ports
+		} else {
+			ports = exporters[0].Services[name].Ports
+		}
+		service := newService(snapshot, name, name.ClusterSetHost(), ports)
+		service.Exported = exported
+		if exported {
+			service.Clusters = append(service.Clusters, ownInstances(snapshot, local))
+		}
+		for _, exporter := range exporters {
+			service.Clusters = append(service.Clusters, peersInstances(snapshot, exporter, name, now))
+		}
+		out = append(out, service)
+	}
+	return out
+}
+
+func compareServices(a, b mesh.ServiceName) int {
+	return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
+}
+
+func newService(snapshot *mesh.Snapshot, name mesh.ServiceName, host mesh.Host, ports []mesh.Port) *admin.Service {
+	out := &admin.Service{Name: name.Name, Namespace: name.Namespace, Host: string(host), Vip: vipOf(snapshot, host)}
+	for _, p := range ports {
+		out.Ports = append(out.Ports, &admin.ServicePort{Name: p.Name, Port: p.Number, Protocol: string(p.Protocol)})
+	}
+	return out
+}
+
+// ownInstances counts the workloads of a service of this cluster.
+func ownInstances(snapshot *mesh.Snapshot, service *mesh.Service) *admin.ServiceCluster {
+	self, region := mesh.ClusterName(aloneName), ""
+	if t := snapshot.Trust; t != nil {
+		self, region = t.Self, regionOf(t, t.Self)
+	}
+	out := &admin.ServiceCluster{Name: string(self), Slots: uint32(len(snapshot.Slots[service.Name])), Localities: map[string]uint32{}}
+	for name, w := range snapshot.Workloads {
+		if name.Namespace == service.Name.Namespace && mesh.Selected(service.Selector, w.Labels) {
+			count(out, region, w.Zone, w.Ready)
+		}
+	}
+	return out
+}
+
+func count(out *admin.ServiceCluster, region, zone string, ready bool) {
+	out.Total++
+	place := region + "/" + zone
+	if _, known := out.Localities[place]; !known {
+		out.Localities[place] = 0
+	}
+	if ready {
+		out.Healthy++
+		out.Localities[place]++
+	}
+}
+
+// peersInstances sums up what a peer's catalogue says.
+func peersInstances(snapshot *mesh.Snapshot, exporter *mesh.Catalogue, name mesh.ServiceName, now time.Time) *admin.ServiceCluster {
+	region := ""
+	if snapshot.Trust != nil {
+		region = regionOf(snapshot.Trust, exporter.Cluster)
+	}
+	service := exporter.Services[name]
+	out := &admin.ServiceCluster{Name: string(exporter.Cluster), Slots: uint32(len(service.Slots)), Localities: map[string]uint32{}}
+	if exporter.ReceivedUnixMs > 0 {
+		out.AgeSeconds = max(0, now.Sub(time.UnixMilli(exporter.ReceivedUnixMs)).Seconds())
+	}
+	for _, slot := range service.Slots {
+		out.Healthy += slot.Healthy
+		out.Total += slot.Total
+		out.Localities[region+"/"+slot.Zone] += slot.Healthy
+	}
+	return out
+}
+
+func regionOf(t *mesh.Trust, c mesh.ClusterName) string {
+	if m, ok := t.Member(c); ok {
+		return m.Region
+	}
+	return ""
+}
+
+// ExportService writes or deletes the ServiceExport of a service.
+func (s *meshServer) ExportService(ctx context.Context, request *admin.ExportServiceRequest) (*admin.ExportServiceResponse, error) {
+	name := mesh.ServiceName{Namespace: namespaceOf(request.GetNamespace()), Name: request.GetName()}
+	object := mesh.ObjectName{Kind: "ServiceExport", Namespace: name.Namespace, Name: name.Name}
+	if request.GetUnexport() {
+		if err := s.config.Store.Delete(ctx, object, etcd.AnyVersion); errors.Is(err, etcd.ErrNotFound) {
+			return nil, hint.Wrap(hint.Code(status.Errorf(codes.NotFound, "service %s is not exported", name), "not_exported"), "isthmus service list shows what is exported")
+		} else if err != nil {
+			return nil, err
+		}
+		return &admin.ExportServiceResponse{}, nil
+	}
+	if err := exportable(s.config.Snapshot(), name); err != nil {
+		return nil, err
+	}
+	_, err := s.config.Store.Get(ctx, mesh.ObjectName{Kind: "Service", Namespace: name.Namespace, Name: name.Name})
+	if errors.Is(err, etcd.ErrNotFound) {
+		return nil, hint.Wrap(hint.Code(status.Errorf(codes.NotFound, "there is no service %s", name), "not_found"),
+			"isthmus service list shows the services; apply a Service, or start an instance with isthmus workload run --service")
+	} else if err != nil {
+		return nil, err
+	}
+	raw, err := exportObject(name, request.GetTo())
+	if err != nil {
+		return nil, err
+	}
+	if _, err := s.config.Store.Put(ctx, object, raw, etcd.AnyVersion); err != nil {
+		return nil, err
+	}
+	return &admin.ExportServiceResponse{}, nil
+}
+
+// exportable says why a service cannot be exported.
+func exportable(snapshot *mesh.Snapshot, name mesh.ServiceName) error {
+	if err := name.Validate(); err != nil {
+		return hint.Code(status.Error(codes.InvalidArgument, err.Error()), "invalid_name")
+	}
+	if err := mesh.CheckSNI(name.ClusterSetHost()); err != nil {
+		return hint.Wrap(hint.Code(status.Error(codes.InvalidArgument, err.Error()), "name_too_long"), "give the service or its namespace a shorter name")
+	}
+	if err := granted(snapshot, name.Namespace); err != nil {
+		return fmt.Errorf("export service %s: %w", name, err)
+	}
+	return nil
+}
+
+// exportObject is a ServiceExport, to some clusters or, with none, to all.
+func exportObject(name mesh.ServiceName, to []string) ([]byte, error) {
+	meta := map[string]any{"name": name.Name, "namespace": name.Namespace}
+	if len(to) > 0 {
+		consumers := slices.Compact(slices.Sorted(slices.Values(to)))
+		for _, c := range consumers {
+			if err := mesh.ClusterName(c).Validate(); err != nil {
+				return nil, hint.Wrap(hint.Code(status.Error(codes.InvalidArgument, err.Error()), "invalid_name"), "name clusters as isthmus cluster list does: --to east,west")
+			}
+		}
+		meta["annotations"] = map[string]string{config.AnnotationExportTo: strings.Join(consumers, ",")}
+	}
+	return encode(map[string]any{"apiVersion": "multicluster.x-k8s.io/v1beta1", "kind": "ServiceExport", "metadata": meta})
+}
+
+// encode renders an object made here and reads it back as one that was applied:
+// what would be refused there is refused here, with the first finding's words.
+func encode(object map[string]any) ([]byte, error) {
+	raw, err := json.Marshal(object)
+	if err != nil {
+		return nil, fmt.Errorf("encode object: %w", err)
+	}
+	read, findings := config.Decode([]config.File{{Name: "request", Data: raw}}, "")
+	for _, f := range findings {
+		if f.Level == mesh.LevelError {
+			return nil, hint.Wrap(hint.Code(status.Errorf(codes.InvalidArgument, "%s: %s", f.Object, f.Message), "invalid"), f.Fix)
+		}
+	}
+	if len(read) != 1 {
+		return nil, errors.New("an object made here was not read back")
+	}
+	return read[0].JSON, nil
+}
+
+// ProxyStatus shows what each proxy has taken.
+func (s *meshServer) ProxyStatus(context.Context, *admin.ProxyStatusRequest) (*admin.ProxyStatusResponse, error) {
+	response := &admin.ProxyStatusResponse{}
+	if s.config.Proxies != nil {
+		response.Proxies = s.config.Proxies()
+	}
+	return response, nil
+}

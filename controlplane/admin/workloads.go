@@ -1,0 +1,223 @@
+package admin
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"maps"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"isthmus.dev/isthmus/api/admin"
+	"isthmus.dev/isthmus/controlplane/config"
+	"isthmus.dev/isthmus/discovery/etcd"
+	"isthmus.dev/isthmus/internal/hint"
+	"isthmus.dev/isthmus/mesh"
+)
+
+// Kinds of proxies.
+const (
+	kindSidecar = "sidecar"
+	kindGateway = "gateway"
+)
+
+// labelApp ties a registered workload to its service.
+const labelApp = "app"
+
+// RegisterWorkload makes an instance known, with its service and export where
+// they are missing, in one transaction, and gives the token of its proxy. An
+// instance of that name that is known already is replaced: it may have died
+// without a word.
+func (s *meshServer) RegisterWorkload(ctx context.Context, request *admin.RegisterWorkloadRequest) (*admin.RegisterWorkloadResponse, error) {
+	snapshot := s.config.Snapshot()
+	if snapshot.Trust == nil || s.config.Workloads == nil {
+		return nil, hint.Wrap(hint.Code(status.Error(codes.FailedPrecondition, "this control plane is in no federation, so it issues no identity"), "alone"),
+			"found one with isthmus cluster init, or join one with isthmus cluster join")
+	}
+	w, err := checkedWorkload(request)
+	if err != nil {
+		return nil, err
+	}
+	entry := mesh.ObjectName{Kind: etcd.KindWorkload, Namespace: w.GetNamespace(), Name: w.GetName()}
+	if w.GetTokenOnly() {
+		stored, err := s.config.Store.Get(ctx, entry)
+		if errors.Is(err, etcd.ErrNotFound) {
+			return nil, hint.Wrap(hint.Code(status.Errorf(codes.NotFound, "workload %s/%s is not registered", w.GetNamespace(), w.GetName()), "not_found"),
+				"register it: isthmus workload run does")
+		} else if err != nil {
+			return nil, err
+		}
+		// The account is the registered one: a restart does not change who it is.
+		if registered, ok := etcd.DecodeWorkload(stored); ok {
+			w.ServiceAccount = registered.ServiceAccount
+		}
+	} else if err := s.register(ctx, snapshot, w, entry); err != nil {
+		return nil, err
+	}
+	token, err := s.config.Workloads.MintToken(w.GetKind(), w.GetNamespace(), w.GetServiceAccount(), w.GetName())
+	if err != nil {
+		return nil, err
+	}
+	return &admin.RegisterWorkloadResponse{Token: token, WorkloadSocket: s.config.WorkloadSocket}, nil
+}
+
+// checkedWorkload fills in what a request may leave out, and refuses what cannot be.
+func checkedWorkload(request *admin.RegisterWorkloadRequest) (*admin.RegisterWorkloadRequest, error) {
+	w := &admin.RegisterWorkloadRequest{
+		Kind: request.GetKind(), Namespace: namespaceOf(request.GetNamespace()), Name: request.GetName(), ServiceAccount: request.GetServiceAccount(),
+		Address: request.GetAddress(), Zone: request.GetZone(), Labels: maps.Clone(request.GetLabels()), Service: request.GetService(),
+		Ports: request.GetPorts(), Export: request.GetExport(), TokenOnly: request.GetTokenOnly(),
+	}
+	if w.Labels == nil {
+		w.Labels = map[string]string{}
+	}
+	w.Kind = cmp.Or(w.Kind, kindSidecar)
+	if w.Kind == kindGateway {
+		w.ServiceAccount = cmp.Or(w.ServiceAccount, kindGateway)
+	}
+	w.ServiceAccount = cmp.Or(w.ServiceAccount, config.DefaultAccount)
+	invalid := func(format string, args ...any) error {
+		return hint.Code(status.Errorf(codes.InvalidArgument, format, args...), "invalid")
+	}
+	switch {
+	case w.Kind != kindSidecar && w.Kind != kindGateway:
+		return nil, invalid("a proxy is a sidecar or a gateway, not %q", w.Kind)
+	case !mesh.IsLabel(w.Namespace):
+		return nil, invalid("namespace %q is not a DNS-1123 label", w.Namespace)
+	case !mesh.IsLabel(w.Name):
+		return nil, invalid("instance name %q is not a DNS-1123 label", w.Name)
+	case !mesh.IsSubdomain(w.ServiceAccount):
+		return nil, invalid("service account %q is not a DNS-1123 name", w.ServiceAccount)
+	case (w.Kind == kindGateway) != (w.Namespace == mesh.SystemNamespace):
+		return nil, invalid("namespace %s is for gateways, and gateways are only there; %s %s/%s is not", mesh.SystemNamespace, w.Kind, w.Namespace, w.Name)
+	case w.Kind == kindGateway && w.Service != "":
+		return nil, invalid("a gateway is an instance of no service")
+	case w.Service == "" && w.Export:
+		return nil, invalid("to export it takes a service")
+	case w.Service != "" && w.Labels[labelApp] != "" && w.Labels[labelApp] != w.Service:
+		return nil, invalid("label %s=%s contradicts service %s", labelApp, w.Labels[labelApp], w.Service)
+	}
+	for _, p := range w.Ports {
+		switch mesh.Protocol(p.GetProtocol()) {
+		case "", mesh.HTTP, mesh.GRPC, mesh.TCP:
+		default:
+			return nil, hint.Wrap(invalid("port %d: %q is not a protocol", p.GetNumber(), p.GetProtocol()), "use http, grpc or tcp")
+		}
+	}
+	if w.Service != "" {
+		w.Labels[labelApp] = w.Service
+	}
+	return w, nil
+}
+
+// register writes the workload and what is missing around it.
+func (s *meshServer) register(ctx context.Context, snapshot *mesh.Snapshot, w *admin.RegisterWorkloadRequest, entry mesh.ObjectName) error {
+	raw, err := workloadObject(w, regionOf(snapshot.Trust, snapshot.Trust.Self))
+	if err != nil {
+		return err
+	}
+	ops := []etcd.Op{{Name: entry, JSON: raw, Expect: etcd.AnyVersion}}
+	name := mesh.ServiceName{Namespace: w.GetNamespace(), Name: w.GetService()}
+	if w.GetExport() {
+		if err := exportable(snapshot, name); err != nil {
+			return err
+		}
+	}
+	// What another instance of the service adds at the same moment is there at the next try.
+	for range 3 {
+		missing, err := s.missingOf(ctx, w, name)
+		if err != nil {
+			return err
+		}
+		_, err = s.config.Store.Commit(ctx, append(ops[:1:1], missing...)...)
+		if _, raced := errors.AsType[*etcd.ConflictError](err); !raced {
+			return err
+		}
+	}
+	return hint.Wrap(hint.Code(status.Errorf(codes.Aborted, "service %s keeps changing", name), "conflict"), "try again")
+}
+
+// missingOf gives what has to be written so that the workload's service, and its
+// export if asked for, exist.
+func (s *meshServer) missingOf(ctx context.Context, w *admin.RegisterWorkloadRequest, name mesh.ServiceName) ([]etcd.Op, error) {
+	if w.GetService() == "" {
+		return nil, nil
+	}
+	var ops []etcd.Op
+	service := mesh.ObjectName{Kind: "Service", Namespace: name.Namespace, Name: name.Name}
+	_, err := s.config.Store.Get(ctx, service)
+	switch {
+	case errors.Is(err, etcd.ErrNotFound):
+		raw, err := serviceObject(w)
+		if err != nil {
+			return nil, err
+		}
+		ops = append(ops, etcd.Op{Name: service, JSON: raw, Expect: etcd.Absent})
+	case err != nil:
+		return nil, err
+	}
+	if !w.GetExport() {
+		return ops, nil
+	}
+	export := mesh.ObjectName{Kind: "ServiceExport", Namespace: name.Namespace, Name: name.Name}
+	_, err = s.config.Store.Get(ctx, export)
+	if errors.Is(err, etcd.ErrNotFound) {
+		raw, err := exportObject(name, nil)
+		if err != nil {
+			return nil, err
+		}
+		return append(ops, etcd.Op{Name: export, JSON: raw, Expect: etcd.Absent}), nil
+	}
+	return ops, err
+}
+
+func workloadObject(w *admin.RegisterWorkloadRequest, region string) ([]byte, error) {
+	spec := map[string]any{"serviceAccount": w.GetServiceAccount(), "labels": w.GetLabels()}
+	if w.GetAddress() != "" {
+		spec["address"] = w.GetAddress()
+	}
+	if w.GetZone() != "" {
+		spec["locality"] = region + "/" + w.GetZone()
+	}
+	return encode(map[string]any{
+		"apiVersion": "networking.istio.io/v1", "kind": etcd.KindWorkload,
+		"metadata": map[string]any{"name": w.GetName(), "namespace": w.GetNamespace(), "annotations": map[string]string{config.AnnotationProxy: w.GetKind()}},
+		"spec":     spec,
+	})
+}
+
+func serviceObject(w *admin.RegisterWorkloadRequest) ([]byte, error) {
+	var ports []map[string]any
+	for _, p := range w.GetPorts() {
+		port := map[string]any{"port": p.GetNumber(), "targetPort": p.GetNumber()}
+		if p.GetName() != "" {
+			port["name"] = p.GetName()
+		}
+		if p.GetProtocol() != "" {
+			port["appProtocol"] = p.GetProtocol()
+		}
+		ports = append(ports, port)
+	}
+	if len(ports) == 0 {
+		return nil, hint.Wrap(hint.Code(status.Errorf(codes.InvalidArgument, "service %s/%s does not exist, and no port is given to make it", w.GetNamespace(), w.GetService()), "no_port"),
+			"add --port NAME:NUMBER[:http|grpc|tcp]")
+	}
+	return encode(map[string]any{
+		"apiVersion": "v1", "kind": "Service",
+		"metadata": map[string]any{"name": w.GetService(), "namespace": w.GetNamespace()},
+		"spec":     map[string]any{"selector": map[string]string{labelApp: w.GetService()}, "ports": ports},
+	})
+}
+
+// DeregisterWorkload forgets an instance; one that is not known is forgotten already.
+func (s *meshServer) DeregisterWorkload(ctx context.Context, request *admin.DeregisterWorkloadRequest) (*admin.DeregisterWorkloadResponse, error) {
+	name := mesh.ObjectName{Kind: etcd.KindWorkload, Namespace: namespaceOf(request.GetNamespace()), Name: request.GetName()}
+	if err := s.config.Store.Delete(ctx, name, etcd.AnyVersion); err != nil && !errors.Is(err, etcd.ErrNotFound) {
+		return nil, err
+	}
+	if s.config.Workloads != nil {
+		s.config.Workloads.Forget(name.Namespace, name.Name)
+	}
+	return &admin.DeregisterWorkloadResponse{}, nil
+}
