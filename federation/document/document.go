@@ -32,6 +32,7 @@ const (
 	maxGateways   = 16
 	maxNamespaces = 1000
 	maxSignatures = 8
+	maxSignature  = 256 // bytes; ECDSA on P-384 needs 104
 	// WireVersion is the version of the wire formats this program speaks.
 	WireVersion = 1
 )

@@ -79,6 +79,12 @@ func open(wire *pb.Signed) (*Sealed, error) {
 	if len(wire.GetSignatures()) > maxSignatures {
 		return nil, fmt.Errorf("federation document has %d signatures, %d at most", len(wire.GetSignatures()), maxSignatures)
 	}
+	for _, sig := range wire.GetSignatures() {
+		if len(sig.GetRootId()) != sha256.Size || len(sig.GetSignature()) > maxSignature {
+			return nil, fmt.Errorf("a signature of the federation document has %d bytes by a root of %d, %d by one of %d at most",
+				len(sig.GetSignature()), len(sig.GetRootId()), maxSignature, sha256.Size)
+		}
+	}
 	d, err := decode(wire.GetPayload())
 	if err != nil {
 		return nil, err

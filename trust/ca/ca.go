@@ -89,8 +89,8 @@ func NewRoot(f mesh.FederationName, signer crypto.Signer, now time.Time) (*Issue
 	return &Issuer{Certificate: cert, Signer: signer}, nil
 }
 
-// NewIntermediate certifies pub as the certificate authority of trust domain td and of nothing else.
-func (root *Issuer) NewIntermediate(td mesh.TrustDomain, pub crypto.PublicKey, now time.Time) (*x509.Certificate, error) {
+// NewIntermediate, of a root, certifies pub as the certificate authority of trust domain td and of nothing else.
+func (i *Issuer) NewIntermediate(td mesh.TrustDomain, pub crypto.PublicKey, now time.Time) (*x509.Certificate, error) {
 	if err := CheckKey(pub); err != nil {
 		return nil, fmt.Errorf("make intermediate of %s: %w", td, err)
 	}
@@ -107,8 +107,8 @@ func (root *Issuer) NewIntermediate(td mesh.TrustDomain, pub crypto.PublicKey, n
 		KeyUsage:              x509.KeyUsageCertSign,
 	}
 	Constrain(template, []mesh.TrustDomain{td})
-	root.clamp(template, IntermediateLife, now)
-	cert, err := sign(template, root.Certificate, pub, root.Signer)
+	i.clamp(template, IntermediateLife, now)
+	cert, err := sign(template, i.Certificate, pub, i.Signer)
 	if err != nil {
 		return nil, fmt.Errorf("make intermediate of %s: %w", td, err)
 	}
