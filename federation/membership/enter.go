@@ -94,14 +94,23 @@ func (m *Membership) Found(r FoundRequest) (*Founded, error) {
 	if err := m.writeAuthority(s); err != nil {
 		return nil, err
 	}
-	if err := m.roster.Start([]*document.Sealed{first}); err != nil {
+	if err := m.enter(s, []*document.Sealed{first}); err != nil {
 		return nil, err
 	}
-	m.standing.Store(s)
 	watch.lap("store")
 	out.Phases = watch.phases
 	m.log.Info("federation founded", "federation", r.Federation, "cluster", r.Cluster)
 	return out, nil
+}
+
+// enter takes over a standing and its documents. The standing comes first: whoever the documents wake has to find it.
+func (m *Membership) enter(s *standing, chain []*document.Sealed) error {
+	m.standing.Store(s)
+	if err := m.roster.Start(chain); err != nil {
+		m.standing.Store(nil)
+		return err
+	}
+	return nil
 }
 
 func checkFound(r FoundRequest) (*document.Member, error) {
@@ -218,10 +227,9 @@ func (m *Membership) Join(ctx context.Context, r JoinRequest) (*join.Result, err
 	if err := m.writeIntermediate(issuer); err != nil {
 		return nil, err
 	}
-	if err := m.roster.Start(result.Documents); err != nil {
+	if err := m.enter(&standing{self: result.Cluster, issuer: issuer}, result.Documents); err != nil {
 		return nil, err
 	}
-	m.standing.Store(&standing{self: result.Cluster, issuer: issuer})
 	if err := m.secrets.Remove(joiningKeyFile); err != nil {
 		m.log.Warn("leftover of the join", "err", err)
 	}

@@ -267,6 +267,23 @@ func TestRun(t *testing.T) {
 	})
 }
 
+// TestWatch: whoever a change of the documents wakes finds what belongs to them, from the very first one.
+func TestWatch(t *testing.T) {
+	m, err := membership.Open(membership.Config{Dir: t.TempDir()})
+	must(t, err)
+	changes := m.Roster().Watch(t.Context())
+	failed := make(chan error, 1)
+	go func() {
+		_, err := m.Found(membership.FoundRequest{Cluster: "east", Federation: "fed.test"})
+		failed <- err
+	}()
+	<-changes
+	if m.Trust() == nil || m.Verifier() == nil || m.Issuer() == nil || !m.IsAuthority() {
+		t.Error("woken before there was anything to see")
+	}
+	must(t, <-failed)
+}
+
 // TestRecovery: the file opens with the passphrase that was shown, and holds the root.
 func TestRecovery(t *testing.T) {
 	dir := t.TempDir()
