@@ -48,7 +48,7 @@ func (v *view) cluster(h *hostView, p mesh.Port, subset string) *clusterv3.Clust
 		LbPolicy:             clusterv3.Cluster_ROUND_ROBIN,
 		CommonLbConfig:       loadBalancing(policy.OutlierDetection),
 		CircuitBreakers:      circuitBreakers(policy.ConnectionPool),
-		OutlierDetection:     outlierDetection(policy.OutlierDetection),
+		OutlierDetection:     outlierDetection(policy.OutlierDetection, p.Protocol.IsHTTP()),
 		Metadata: metadata(map[string]map[string]string{metadataFilter: {
 			"host": string(h.host), "namespace": h.name.Namespace, "service": h.name.Name, "subset": subset,
 		}}),

@@ -52,7 +52,7 @@ func gateways(m mesh.Member) *clusterv3.Cluster {
 		LoadAssignment:       &endpointv3.ClusterLoadAssignment{ClusterName: name, Endpoints: []*endpointv3.LocalityLbEndpoints{group}},
 	}
 	if len(m.Gateways) > 1 {
-		c.OutlierDetection = outlierDetection(nil)
+		c.OutlierDetection = outlierDetection(nil, false)
 	}
 	return c
 }

@@ -106,6 +106,7 @@ func router() *hcmv3.HttpFilter {
 func (v *view) outboundTCP(h *hostView, p mesh.Port) *tcpproxyv3.TcpProxy {
 	t := tcpTo(StatName(p.Number, "", h.host), ClusterName(p.Number, "", h.host))
 	t.MaxConnectAttempts = u32(connectAttempts)
+	t.BackoffOptions = &corev3.BackoffStrategy{BaseInterval: duration(connectBackoff), MaxInterval: duration(connectBackoffTo)}
 	vs := v.virtualService(h)
 	if vs == nil {
 		return t

@@ -39,8 +39,12 @@ const (
 	gatewayConnectionLife = time.Hour
 	// unlimited is what Envoy takes for no limit; its own defaults (1024, and 3 concurrent retries) fail a fail-over.
 	unlimited = math.MaxUint32
-	// connectAttempts of a TCP connection, each to an endpoint picked anew.
-	connectAttempts = 4
+	// connectAttempts of a TCP connection, each to an endpoint picked anew. There is no memory of the endpoints tried,
+	// so one failure ejects, and the pauses between attempts let the ejection take effect.
+	connectAttempts  = 6
+	localFailuresTCP = 1
+	connectBackoff   = 20 * time.Millisecond
+	connectBackoffTo = 200 * time.Millisecond
 )
 
 // unreachedHeader marks an answer that a server sidecar made because it could not reach its application: the request
@@ -53,7 +57,9 @@ const (
 	safeRetryOn       = "connect-failure,refused-stream,reset-before-request,retriable-headers"
 	idempotentRetryOn = safeRetryOn + ",reset,retriable-status-codes"
 	idempotentMethods = "GET|HEAD|OPTIONS|TRACE|PUT|DELETE"
-	defaultAttempts   = 2
+	// One more than Istio's: own zone, own cluster, nearest cluster, next cluster are four tries, and a fail-over must
+	// survive a second fault.
+	defaultAttempts = 3
 )
 
 func connectTimeout(pool *mesh.ConnectionPool) time.Duration {
@@ -99,10 +105,14 @@ func loadBalancing(o *mesh.OutlierDetection) *clusterv3.Cluster_CommonLbConfig {
 
 // outlierDetection by default ejects only endpoints that cannot be reached. What the application answers does not
 // count unless a rule says so: an application that answers 503 to one client's bad requests must not vanish for all.
-func outlierDetection(o *mesh.OutlierDetection) *clusterv3.OutlierDetection {
+func outlierDetection(o *mesh.OutlierDetection, http bool) *clusterv3.OutlierDetection {
+	failures := uint32(localFailures)
+	if !http {
+		failures = localFailuresTCP
+	}
 	d := &clusterv3.OutlierDetection{
 		SplitExternalLocalOriginErrors:         true,
-		ConsecutiveLocalOriginFailure:          u32(localFailures),
+		ConsecutiveLocalOriginFailure:          u32(failures),
 		EnforcingConsecutiveLocalOriginFailure: u32(100),
 		EnforcingConsecutive_5Xx:               u32(0),
 		EnforcingConsecutiveGatewayFailure:     u32(0),
