@@ -53,6 +53,7 @@ func TestDetached(t *testing.T) {
 	t.Run("exec", l.exec)
 	t.Run("pod", l.pod)
 	t.Run("caller", l.caller)
+	t.Run("call", l.call)
 	t.Run("capture", l.capture)
 	t.Run("faults", l.faults)
 	if out := l.must("logs", "west/reviews-v1-1/sidecar"); !strings.HasPrefix(out, "token of sidecar shop/reviews-v1-1 known=false") {
@@ -209,6 +210,17 @@ func (l *lab) caller(t *testing.T) {
 	}
 	if _, err := c.Caller(t.Context(), "east", "us-a", ""); err == nil {
 		t.Error("a caller in another cluster's zone")
+	}
+}
+
+// call: the load generator runs in the caller's pod.
+func (l *lab) call(t *testing.T) {
+	out := l.must("call", "--from", "east/eu-b", "--to", "10.244.0.11:8080", "--count", "3", "-o", "json")
+	if !strings.Contains(out, `"requests":3,"failed":0,"byCode":{"200":3}`) {
+		t.Errorf("call printed %s", out)
+	}
+	if r := l.run("call", "--from", "east/us-a", "--to", "10.244.0.11:8080"); r.code == 0 || !strings.Contains(r.stderr, "no zone") {
+		t.Errorf("call from another cluster's zone: exit %d %s", r.code, r.stderr)
 	}
 }
 

@@ -72,6 +72,7 @@ func Inside(registrar supervisor.Registrar) error {
 		_ = out.Encode(m)
 		return err
 	}
+	raiseFileLimit()
 	var o order
 	if err := json.NewDecoder(os.Stdin).Decode(&o); err != nil {
 		return fail(fmt.Errorf("read the order: %w", err))
@@ -95,6 +96,17 @@ func Inside(registrar supervisor.Registrar) error {
 	}
 	runtime.KeepAlive(report)
 	return nil
+}
+
+// raiseFileLimit gives the supervisor a descriptor for every namespace, and
+// proxies one for every connection. Set by hand it passes to children, which
+// the runtime's own raise does not. Where it is refused, the old one holds.
+func raiseFileLimit() {
+	var limit syscall.Rlimit
+	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit) == nil {
+		limit.Cur = limit.Max
+		_ = syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limit)
+	}
 }
 
 func run(ctx context.Context, o order, tree *sandbox.Tree, registrar supervisor.Registrar, out *json.Encoder, report *os.File) error {

@@ -43,6 +43,7 @@ type Demo struct {
 	Document control.Document
 	Client   control.Client
 	home     Home
+	run      string // the folder of its sockets
 	tree     *tree
 }
 
@@ -88,7 +89,7 @@ func (h Home) Up(ctx context.Context, cfg UpConfig) (*Demo, error) {
 	if err != nil {
 		return nil, errors.Join(err, os.RemoveAll(run))
 	}
-	d := &Demo{home: h, tree: t, Client: control.Client{Socket: o.ControlSocket()}}
+	d := &Demo{home: h, run: run, tree: t, Client: control.Client{Socket: o.ControlSocket()}}
 	if d.Document, err = t.awaitReady(ctx, cfg.Progress); err != nil {
 		return nil, errors.Join(h.explain(err), d.Stop())
 	}
@@ -139,11 +140,13 @@ func (d *Demo) Done() <-chan struct{} { return d.tree.ended }
 // Stop ends the demo and returns when nothing of it is left.
 func (d *Demo) Stop() error {
 	d.tree.stop()
+	// One that ended early may have left no record.
+	removeErr := d.home.clean(record{RunDir: d.run}, false)
 	r, err := d.home.read()
-	if err != nil {
-		return err
+	if err == nil && r.RunDir == d.run {
+		err = d.home.forget(r)
 	}
-	return d.home.forget(r)
+	return errors.Join(err, removeErr)
 }
 
 // Probe tries all that the demo needs of the kernel, in a tree of its own, and

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"slices"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -182,14 +183,21 @@ func (s *Supervisor) caller(ctx context.Context, r control.CallerRequest) (*pod,
 	c.mu.Lock()
 	c.components = append(c.components, co)
 	c.mu.Unlock()
-	return p, s.start(ctx, c, []*component{co})
+	if err := s.start(ctx, c, []*component{co}); err != nil {
+		// As if it had not been asked for, so that asking again tries again.
+		c.forget(co)
+		return nil, errors.Join(err, c.kill(co), c.removePod(p))
+	}
+	return p, nil
+}
+
+// forget takes a component that was made on request off the list.
+func (c *cluster) forget(co *component) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.components = slices.DeleteFunc(c.components, func(other *component) bool { return other == co })
 }
 
 func (c *cluster) hasZone(zone string) bool {
-	for _, z := range c.Zones {
-		if z == zone {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(c.Zones, zone)
 }

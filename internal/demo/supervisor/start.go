@@ -152,9 +152,7 @@ func (s *Supervisor) token(ctx context.Context, c *cluster, co *component) ([]by
 	if w.Known && c.current(control) == nil {
 		return nil, nil
 	}
-	limited, cancel := context.WithTimeout(ctx, registerLimit)
-	defer cancel()
-	token, err := s.Registrar.Register(limited, c.admin(), w)
+	token, err := s.register(ctx, c, w)
 	switch {
 	case err == nil:
 		c.mu.Lock()
@@ -166,6 +164,29 @@ func (s *Supervisor) token(ctx context.Context, c *cluster, co *component) ([]by
 		return nil, nil
 	}
 	return nil, fmt.Errorf("register it: %w", err)
+}
+
+// register tries until it succeeds or time is up: a control plane that has just
+// joined may need a moment before it issues identities.
+func (s *Supervisor) register(ctx context.Context, c *cluster, w Workload) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, registerLimit)
+	defer cancel()
+	var last error
+	for {
+		token, err := s.Registrar.Register(ctx, c.admin(), w)
+		if err == nil {
+			return token, nil
+		}
+		// The end of time says less than what was wrong before.
+		if ctx.Err() == nil || last == nil {
+			last = err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, last
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
 }
 
 // tokenFile is a pipe that holds the token: it is gone once read, and was never
