@@ -143,6 +143,20 @@ func (c *Client) Pending(typeURL string) bool {
 	return sub != nil && sub.pending != nil
 }
 
+// Touched gives those of names that the pending response of a type changed.
+func (c *Client) Touched(typeURL string, names []string) []string {
+	if !c.Pending(typeURL) {
+		return nil
+	}
+	var out []string
+	for _, name := range names {
+		if _, ok := c.subs[typeURL].pending.before[name]; ok {
+			out = append(out, name)
+		}
+	}
+	return out
+}
+
 // Ack accepts the pending response of a type. ok is false when there is none.
 func (c *Client) Ack(typeURL string) (req Request, ok bool) {
 	if !c.Pending(typeURL) {
