@@ -1,7 +1,7 @@
 // Package document is the federation document: the one signed truth about who is in a federation.
 //
-// Documents form a chain: each carries the hash of the one before and is signed by a root that one trusted, so a cluster
-// that slept catches up from any peer, whoever that is. The package is pure: it decodes and verifies foreign
+// Documents form a chain: each carries the hash of the one before and is signed by a root that one trusted, so a
+// cluster that slept catches up from any peer, whoever that is. The package is pure: it decodes and verifies foreign
 // bytes, and it makes the next document out of the present one.
 package document
 
@@ -286,8 +286,8 @@ func ParseGateways(addresses []string) ([]mesh.Gateway, error) {
 	return out, nil
 }
 
-// check tells what a document breaks of its promises. Transitions pass through it as well, so nothing is signed that peers
-// would refuse.
+// check tells what a document breaks of its promises. Transitions pass through it as well, so nothing is signed that
+// peers would refuse.
 func (d *Document) check() error {
 	if err := d.Federation.Validate(); err != nil {
 		return err
@@ -377,7 +377,8 @@ func checkMember(m *Member) error {
 // CheckRegion says why s cannot name a region: a DNS-1123 subdomain of 63 characters at most, or nothing.
 func CheckRegion(s string) error {
 	if s != "" && (len(s) > 63 || !mesh.IsSubdomain(s)) {
-		return hint.Wrap(fmt.Errorf("region %q is not a lower-case name of 63 characters at most", s), "use a-z, 0-9, '-' and '.', for example eu-west-1")
+		return hint.Wrap(fmt.Errorf("region %q is not a lower-case name of 63 characters at most", s),
+			"use a-z, 0-9, '-' and '.', for example eu-west-1")
 	}
 	return nil
 }

@@ -245,8 +245,8 @@ func TestChain(t *testing.T) {
 	}
 }
 
-// TestProperties: whatever sequence of admissions and departures, every document is accepted after the one before and after no other, decodes to what
-// it was made of, and no name is a member twice.
+// TestProperties: whatever sequence of admissions and departures, every document is accepted after the one before and
+// after no other, decodes to what it was made of, and no name is a member twice.
 func TestProperties(t *testing.T) {
 	key := newKey(t)
 	rapid.Check(t, func(t *rapid.T) {

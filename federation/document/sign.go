@@ -31,8 +31,8 @@ func (s *Sealed) Wire() *pb.Signed { return s.wire }
 // ErrGap is a document that does not follow the one held: those between are missing.
 var ErrGap = errors.New("documents between are missing")
 
-// Alarm is a second document of a version already held, properly signed and with other content. Someone who has the root signs two
-// truths: the first is kept, and a person has to look.
+// Alarm is a second document of a version already held, properly signed and with other content. Someone who has the
+// root signs two truths: the first is kept, and a person has to look.
 type Alarm struct {
 	Version      Version
 	Held, Offers [32]byte
@@ -117,8 +117,8 @@ func (s *Sealed) signedIn(d *Document) bool {
 	return false
 }
 
-// Next verifies the document that follows prev: hash, order, a signature by the root that signs according to prev, and one by every root that is
-// new, which proves that its key exists.
+// Next verifies the document that follows prev: hash, order, a signature by the root that signs according to prev, and
+// one by every root that is new, which proves that its key exists.
 func Next(prev *Sealed, wire *pb.Signed) (*Sealed, error) {
 	s, err := open(wire)
 	if err != nil {
@@ -155,8 +155,9 @@ func follows(prev, s *Sealed) error {
 	return nil
 }
 
-// Conflict compares an offered document with the one held of the same version, or with its predecessor's roots (prev, nil if unknown).
-// It returns nil if they are the same, *Alarm if the offered one is truly signed, and another error if anybody could have made it.
+// Conflict compares an offered document with the one held of the same version, or with its predecessor's roots (prev,
+// nil if unknown). It returns nil if they are the same, *Alarm if the offered one is truly signed, and another error if
+// anybody could have made it.
 func Conflict(held, prev *Sealed, wire *pb.Signed) error {
 	s, err := open(wire)
 	if err != nil {
@@ -167,7 +168,8 @@ func Conflict(held, prev *Sealed, wire *pb.Signed) error {
 	}
 	if s.Version == held.Version && (s.signedIn(held.Document) || prev != nil && s.signedIn(prev.Document)) {
 		err := &Alarm{Version: s.Version, Held: held.Hash, Offers: s.Hash}
-		return hint.Wrap(err, "the root's key is in two hands, or the authority was restored from a copy while it ran; compare `isthmus cluster list` of both sides")
+		return hint.Wrap(err,
+			"the root's key is in two hands, or the authority was restored from a copy while it ran; compare `isthmus cluster list` of both sides")
 	}
 	return fmt.Errorf("federation document %s: it is not the one held, and not signed by a root trusted then", s.Version)
 }
@@ -181,9 +183,9 @@ func VersionOf(wire *pb.Signed) (Version, error) {
 	return s.Version, nil
 }
 
-// Chain verifies documents of a federation this cluster knows nothing of but pins: key hashes of roots, from a token. The chain may
-// start anywhere. It is accepted if its documents follow each other and one of version floor or above is signed by a
-// pinned root: hashes then vouch for what is before, signatures for what is after.
+// Chain verifies documents of a federation this cluster knows nothing of but pins: key hashes of roots, from a token.
+// The chain may start anywhere. It is accepted if its documents follow each other and one of version floor or above is
+// signed by a pinned root: hashes then vouch for what is before, signatures for what is after.
 func Chain(wires []*pb.Signed, pins [][]byte, floor Version) ([]*Sealed, error) {
 	if len(wires) == 0 {
 		return nil, errors.New("no federation document")
@@ -216,8 +218,8 @@ func Chain(wires []*pb.Signed, pins [][]byte, floor Version) ([]*Sealed, error) 
 	return nil, errors.New("no federation document is signed by a root the token pins")
 }
 
-// Stored verifies documents this cluster verified before it stored them: it finds damage, not fraud, for the first one has nothing
-// to follow.
+// Stored verifies documents this cluster verified before it stored them: it finds damage, not fraud, for the first one
+// has nothing to follow.
 func Stored(wire *pb.Signed) (*Sealed, error) {
 	s, err := open(wire)
 	if err != nil {

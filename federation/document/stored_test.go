@@ -18,8 +18,8 @@ const (
 	storedSecond = "testdata/second.document"
 )
 
-// TestStored: documents on members' disks stay readable, whatever later versions of this program add. With -update it signs
-// new ones, which is right only while no release has signed any.
+// TestStored: documents on members' disks stay readable, whatever later versions of this program add. With -update it
+// signs new ones, which is right only while no release has signed any.
 func TestStored(t *testing.T) {
 	if golden.Updating() {
 		key := newKey(t)

@@ -28,7 +28,8 @@ func Found(f mesh.FederationName, key Key, authority Member, now time.Time) (*Se
 	return sign(d, []Key{key})
 }
 
-// next is a copy of prev as the document after it. Slices are copied: prev stays as it is. Names whose time is over are no longer burnt.
+// next is a copy of prev as the document after it. Slices are copied: prev stays as it is. Names whose time is over are
+// no longer burnt.
 func next(prev *Sealed, now time.Time) *Document {
 	d := *prev.Document
 	d.Version.Seq++
@@ -60,11 +61,13 @@ func Admits(d *Document, name mesh.ClusterName, now time.Time) error {
 		return hint.Wrap(err, "choose a lower-case DNS label, for example west")
 	}
 	if _, ok := d.Member(name); ok {
-		return hint.Wrapf(fmt.Errorf("admit cluster %q: %w", name, ErrMember), "choose another name, or let the old cluster leave first: isthmus --cluster %s cluster leave", name)
+		return hint.Wrapf(fmt.Errorf("admit cluster %q: %w", name, ErrMember),
+			"choose another name, or let the old cluster leave first: isthmus --cluster %s cluster leave", name)
 	}
 	for _, b := range d.Burnt {
 		if b.Name == name && b.Until.After(now) {
-			return hint.Wrap(fmt.Errorf("admit cluster %q: %w until %s", name, ErrBurnt, b.Until.Format(time.RFC3339)), "choose another name: certificates of the cluster that had it may still be valid")
+			return hint.Wrap(fmt.Errorf("admit cluster %q: %w until %s", name, ErrBurnt, b.Until.Format(time.RFC3339)),
+				"choose another name: certificates of the cluster that had it may still be valid")
 		}
 	}
 	if len(d.Members) >= MaxMembers {
@@ -80,7 +83,8 @@ func Leave(prev *Sealed, key Key, name mesh.ClusterName, until, now time.Time) (
 		return nil, fmt.Errorf("remove cluster %q: %w", name, ErrUnknown)
 	}
 	if m.Authority {
-		return nil, hint.Wrap(fmt.Errorf("remove cluster %q: it is the authority", name), "a federation cannot be without its authority; end the others' membership first")
+		return nil, hint.Wrap(fmt.Errorf("remove cluster %q: it is the authority", name),
+			"a federation cannot be without its authority; end the others' membership first")
 	}
 	d := next(prev, now)
 	d.Members = slices.DeleteFunc(d.Members, func(m Member) bool { return m.Name == name })

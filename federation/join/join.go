@@ -32,7 +32,8 @@ import (
 const (
 	// attemptTimeout bounds one try at one gateway.
 	attemptTimeout = 10 * time.Second
-	// rounds over all gateways. The token is bound to the request, so a second try after a lost answer is the same admission.
+	// rounds over all gateways. The token is bound to the request, so a second try after a lost answer is the same
+	// admission.
 	rounds = 3
 	// maxAnswer bounds what the authority may answer, in bytes: a few documents of 1 MiB.
 	maxAnswer = 8 << 20
@@ -67,7 +68,8 @@ type Result struct {
 	Phases     []Phase
 }
 
-// Join redeems a token. It tries the authority's gateways in order, and all of them again while the fault is the network's.
+// Join redeems a token. It tries the authority's gateways in order, and all of them again while the fault is the
+// network's.
 func Join(ctx context.Context, c Config) (*Result, error) {
 	if c.Now == nil {
 		c.Now = time.Now
@@ -110,7 +112,8 @@ func Join(ctx context.Context, c Config) (*Result, error) {
 			failed = err
 		}
 	}
-	return nil, hint.Wrap(failed, "check that this machine reaches the gateway, that the authority runs, and that no load balancer in between ends TLS")
+	return nil, hint.Wrap(failed,
+		"check that this machine reaches the gateway, that the authority runs, and that no load balancer in between ends TLS")
 }
 
 // again tells whether err may be gone at another gateway or a moment later.
@@ -189,8 +192,8 @@ func (j *joining) try(ctx context.Context, gateway string) (*Result, error) {
 	return result, nil
 }
 
-// VerifyAuthority checks the chain a join endpoint presents before anything is said to it: leaf, intermediate and the root,
-// whose key the token pins; the leaf has to be the authority's control plane.
+// VerifyAuthority checks the chain a join endpoint presents before anything is said to it: leaf, intermediate and the
+// root, whose key the token pins; the leaf has to be the authority's control plane.
 func VerifyAuthority(t *pb.Token, chain []*x509.Certificate, now time.Time) error {
 	if len(chain) < 2 {
 		return errors.New("the server sent no root")

@@ -41,7 +41,8 @@ type Membership struct {
 	config MembershipConfig
 }
 
-// NewMembership makes the service; the gRPC server it is registered with has to hand credentials.TLSInfo to its handlers.
+// NewMembership makes the service; the gRPC server it is registered with has to hand credentials.TLSInfo to its
+// handlers.
 func NewMembership(c MembershipConfig) *Membership {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)

@@ -26,7 +26,8 @@ import (
 	"isthmus.dev/isthmus/trust/ca"
 )
 
-// Bounds of the endpoint anybody can reach. A gRPC server should be given MaxRequest as its largest message too, with a little to spare.
+// Bounds of the endpoint anybody can reach. A gRPC server should be given MaxRequest as its largest message too, with a
+// little to spare.
 const (
 	MaxRequest = 4 << 10 // bytes of an AdmitRequest
 	rateLimit  = 5       // requests a second, of all clients together
@@ -51,8 +52,8 @@ type Admitted struct {
 
 // Admitter signs. It is the authority.
 type Admitter interface {
-	// Check says whether an Admission would be made now: asked before the token is used up. A member whose key it already is
-	// passes.
+	// Check says whether an Admission would be made now: asked before the token is used up. A member whose key it
+	// already is passes.
 	Check(Admission) error
 	// Admit adds the member and certifies its key. The same admission may come again after a lost answer.
 	Admit(context.Context, Admission) (*Admitted, error)
@@ -85,8 +86,8 @@ func NewServer(c ServerConfig) *Server {
 	return &Server{config: c, limit: rate.NewLimiter(rateLimit, rateLimit)}
 }
 
-// refused is the one answer to whoever has not proven to hold a token: unknown, expired, revoked, a wrong MAC and a malformed
-// request look alike.
+// refused is the one answer to whoever has not proven to hold a token: unknown, expired, revoked, a wrong MAC and a
+// malformed request look alike.
 func refused() error { return status.Error(codes.PermissionDenied, "not admitted") }
 
 // Admit implements joinrpc.JoinServer.
@@ -123,8 +124,8 @@ func (s *Server) Admit(ctx context.Context, r *pb.AdmitRequest) (*pb.AdmitRespon
 	return response, nil
 }
 
-// admit checks what the request asks for, uses the token up and has the authority sign, in this order: a request that can be seen to be
-// useless does not cost the token.
+// admit checks what the request asks for, uses the token up and has the authority sign, in this order: a request that
+// can be seen to be useless does not cost the token.
 func (s *Server) admit(ctx context.Context, admitter Admitter, p *proven, r *pb.AdmitRequest) (*Admitted, error) {
 	key, err := ca.CheckRequest(r.Csr)
 	if err != nil {
@@ -162,7 +163,8 @@ func (s *Server) admit(ctx context.Context, admitter Admitter, p *proven, r *pb.
 }
 
 func invalid(err error) error {
-	return hint.Code(hint.Wrap(fmt.Errorf("%w: %w", status.Error(codes.InvalidArgument, "request refused"), err), hint.Of(err)), CodeRefused)
+	refusal := status.Error(codes.InvalidArgument, "request refused: "+err.Error())
+	return hint.Code(hint.Wrap(refusal, hint.Of(err)), CodeRefused)
 }
 
 // exporterOf computes the exporter of the TLS session a call came through.

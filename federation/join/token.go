@@ -1,9 +1,9 @@
 // Package join is first contact: one token brings a cluster into a federation.
 //
-// The authority keeps of each token only its id and a key derived from its secret; the secret itself never crosses the wire. Both
-// sides prove that they hold it with a MAC over an exporter of their TLS session, so nothing can be relayed through another
-// one. The joiner knows the authority by the root's key hash in the token and says nothing before it has checked it.
-// Afterwards a member renews its intermediate and leaves over mutual TLS, never with a token.
+// The authority keeps of each token only its id and a key derived from its secret; the secret itself never crosses the
+// wire. Both sides prove that they hold it with a MAC over an exporter of their TLS session, so nothing can be relayed
+// through another one. The joiner knows the authority by the root's key hash in the token and says nothing before it
+// has checked it. Afterwards a member renews its intermediate and leaves over mutual TLS, never with a token.
 package join
 
 import (
@@ -127,8 +127,8 @@ func validate(t *pb.Token) error {
 	return document.CheckNamespaces(t.Namespaces)
 }
 
-// CheckLocal says, without asking anybody, why t cannot be used now by this cluster. Self is the name this cluster already
-// has, or wants; empty if the token decides.
+// CheckLocal says, without asking anybody, why t cannot be used now by this cluster. Self is the name this cluster
+// already has, or wants; empty if the token decides.
 func CheckLocal(t *pb.Token, self mesh.ClusterName, now time.Time) error {
 	if self != "" && self != mesh.ClusterName(t.Cluster) {
 		return fault(CodeOther, "make one for this cluster, on the authority: isthmus cluster token create "+string(self),

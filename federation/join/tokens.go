@@ -80,7 +80,8 @@ func OpenTokens(dir *store.Dir, now func() time.Time) (*Tokens, error) {
 		}
 		var r record
 		if err := json.Unmarshal(data, &r); err != nil || r.ID != id || len(r.Key) != keyLen {
-			return nil, hint.Wrap(fmt.Errorf("token file %s is damaged", dir.Path(name)), "delete it: that token can then no longer be used; make a new one")
+			return nil, hint.Wrap(fmt.Errorf("token file %s is damaged", dir.Path(name)),
+				"delete it: that token can then no longer be used; make a new one")
 		}
 		t.records[id] = &r
 	}
@@ -107,7 +108,8 @@ func (t *Tokens) Create(d *document.Document, g Grant) (*pb.Token, error) {
 		g.Life = DefaultLife
 	}
 	if g.Life < 0 || g.Life > MaxLife {
-		return nil, hint.Wrap(fmt.Errorf("make token for cluster %q: a life of %v, %v at most", g.Cluster, g.Life, MaxLife), "tokens are for use at once; --ttl 15m is enough")
+		return nil, hint.Wrap(fmt.Errorf("make token for cluster %q: a life of %v, %v at most", g.Cluster, g.Life, MaxLife),
+			"tokens are for use at once; --ttl 15m is enough")
 	}
 	authority := d.Authority()
 	out := &pb.Token{
@@ -123,7 +125,8 @@ func (t *Tokens) Create(d *document.Document, g Grant) (*pb.Token, error) {
 		out.RootPins = append(out.RootPins, pin[:])
 	}
 	if len(out.Gateways) == 0 {
-		return nil, hint.Wrap(fmt.Errorf("make token for cluster %q: the authority %q has no gateway address", g.Cluster, authority.Name), "found the federation with --gateway IP:PORT")
+		return nil, hint.Wrap(fmt.Errorf("make token for cluster %q: the authority %q has no gateway address", g.Cluster, authority.Name),
+			"found the federation with --gateway IP:PORT")
 	}
 	r := &record{
 		ID: hex.EncodeToString(out.Id), Key: deriveKey(out.Secret, out.Id), Cluster: out.Cluster,
@@ -135,7 +138,8 @@ func (t *Tokens) Create(d *document.Document, g Grant) (*pb.Token, error) {
 		return nil, err
 	}
 	if len(t.records) >= maxTokens {
-		return nil, hint.Wrap(fmt.Errorf("make token for cluster %q: %d are remembered already", g.Cluster, maxTokens), "revoke those that are not needed: isthmus cluster token list")
+		return nil, hint.Wrap(fmt.Errorf("make token for cluster %q: %d are remembered already", g.Cluster, maxTokens),
+			"revoke those that are not needed: isthmus cluster token list")
 	}
 	if err := t.save(r); err != nil {
 		return nil, err
@@ -226,8 +230,8 @@ type proven struct {
 	rec record // a copy
 }
 
-// prove checks a request against its token: what is the same whether the token is unknown, expired, revoked or the MAC wrong
-// is the same in time as well.
+// prove checks a request against its token: what is the same whether the token is unknown, expired, revoked or the MAC
+// wrong is the same in time as well.
 func (t *Tokens) prove(exporter []byte, r *pb.AdmitRequest) (*proven, error) {
 	id := hex.EncodeToString(r.TokenId)
 	t.mu.Lock()

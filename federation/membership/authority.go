@@ -57,7 +57,8 @@ func (m *Membership) CreateToken(g join.Grant) (string, time.Time, error) {
 	}
 	if !m.IsAuthority() {
 		err := fmt.Errorf("make token for cluster %q: this cluster is not the authority of federation %q", g.Cluster, d.Federation)
-		return "", time.Time{}, hint.Code(hint.Wrapf(err, "run it on the authority: isthmus --cluster %s cluster token create %s", d.Authority().Name, g.Cluster), "not_the_authority")
+		return "", time.Time{}, hint.Code(hint.Wrapf(err,
+			"run it on the authority: isthmus --cluster %s cluster token create %s", d.Authority().Name, g.Cluster), "not_the_authority")
 	}
 	t, err := m.tokens.Create(d.Document, g)
 	if err != nil {
@@ -118,8 +119,8 @@ func (a *Authority) change(next func(*document.Sealed, document.Key) (*document.
 	return a.m.roster.Append(s.Wire())
 }
 
-// Admit implements join.Admitter: the document first, then the certificate. Without the document nobody would accept the certificate;
-// without the certificate the joiner asks again.
+// Admit implements join.Admitter: the document first, then the certificate. Without the document nobody would accept
+// the certificate; without the certificate the joiner asks again.
 func (a *Authority) Admit(_ context.Context, adm join.Admission) (*join.Admitted, error) {
 	a.m.mu.Lock()
 	defer a.m.mu.Unlock()
@@ -192,7 +193,8 @@ func (a *Authority) renew(c mesh.ClusterName, key crypto.PublicKey) ([]*x509.Cer
 	return a.certify(c, d.Federation, key)
 }
 
-// Leave implements join.Registrar. The name is burnt for as long as an intermediate made for it just now would live: no earlier one lives longer.
+// Leave implements join.Registrar. The name is burnt for as long as an intermediate made for it just now would live: no
+// earlier one lives longer.
 func (a *Authority) Leave(_ context.Context, c mesh.ClusterName) error {
 	a.m.mu.Lock()
 	defer a.m.mu.Unlock()

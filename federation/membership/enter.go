@@ -196,7 +196,8 @@ type JoinRequest struct {
 	Dial func(ctx context.Context, address string) (net.Conn, error)
 }
 
-// Join redeems a token. A cluster that is in a federation is refused and nothing changes; an attempt that fails leaves it alone.
+// Join redeems a token. A cluster that is in a federation is refused and nothing changes; an attempt that fails leaves
+// it alone.
 func (m *Membership) Join(ctx context.Context, r JoinRequest) (*join.Result, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -239,8 +240,8 @@ func (m *Membership) Join(ctx context.Context, r JoinRequest) (*join.Result, err
 	return result, nil
 }
 
-// joiningKey is the key of the intermediate to be, on disk before anybody hears of it: after a crash the same key may redeem
-// the token again.
+// joiningKey is the key of the intermediate to be, on disk before anybody hears of it: after a crash the same key may
+// redeem the token again.
 func (m *Membership) joiningKey() (crypto.Signer, error) {
 	key, err := m.secrets.ReadKey(joiningKeyFile)
 	if err == nil || !errors.Is(err, fs.ErrNotExist) {
@@ -253,8 +254,8 @@ func (m *Membership) joiningKey() (crypto.Signer, error) {
 	return made, m.secrets.WriteKey(joiningKeyFile, made)
 }
 
-// Leave ends the membership: the authority first (goodbye calls its Membership.Leave), then this side. If the authority cannot be
-// reached nothing changes.
+// Leave ends the membership: the authority first (goodbye calls its Membership.Leave), then this side. If the authority
+// cannot be reached nothing changes.
 func (m *Membership) Leave(ctx context.Context, goodbye func(context.Context) error) error {
 	s := m.standing.Load()
 	if s == nil {

@@ -1,8 +1,8 @@
 // Package membership is this cluster's standing in a federation: alone, member or authority.
 //
-// It owns the cluster's keys (through trust/store) and ties the pure parts together: founding a federation, joining and leaving
-// one, and, where this cluster holds the root, admitting others. What it gives to others (Trust, Verifier, Certificate) is always that of the
-// present document; who wants to hear of changes watches the roster.
+// It owns the cluster's keys (through trust/store) and ties the pure parts together: founding a federation, joining and
+// leaving one, and, where this cluster holds the root, admitting others. What it gives to others (Trust, Verifier,
+// Certificate) is always that of the present document; who wants to hear of changes watches the roster.
 package membership
 
 import (
@@ -168,7 +168,8 @@ func loadIssuer(secrets *store.Dir, certFile, keyFile string) (*ca.Issuer, error
 var ErrAlone = errors.New("this cluster is in no federation")
 
 func alone() error {
-	return hint.Code(hint.Wrap(ErrAlone, "found one: isthmus cluster init NAME --federation F; or join one: isthmus cluster join --token T"), "not_a_member")
+	return hint.Code(hint.Wrap(ErrAlone,
+		"found one: isthmus cluster init NAME --federation F; or join one: isthmus cluster join --token T"), "not_a_member")
 }
 
 // Self is this cluster's name; false while it is alone.
@@ -248,8 +249,8 @@ func (m *Membership) Verifier() *anchor.Verifier {
 	return d.verifier
 }
 
-// Certificate is the present leaf of one of mesh's Path constants with its chain, without the root. Its key lives in memory only. It
-// is made when first asked for and again at half its life or under a new intermediate.
+// Certificate is the present leaf of one of mesh's Path constants with its chain, without the root. Its key lives in
+// memory only. It is made when first asked for and again at half its life or under a new intermediate.
 func (m *Membership) Certificate(path string) (*tls.Certificate, error) {
 	s := m.standing.Load()
 	if s == nil {

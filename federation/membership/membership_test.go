@@ -184,7 +184,8 @@ func TestLife(t *testing.T) {
 	}
 }
 
-// TestRenew: intermediates are renewed at 30 days, by the authority itself and by a member through it, without a new document.
+// TestRenew: intermediates are renewed at 30 days, by the authority itself and by a member through it, without a new
+// document.
 func TestRenew(t *testing.T) {
 	f := found(t)
 	dir := t.TempDir()

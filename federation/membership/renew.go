@@ -15,9 +15,9 @@ const (
 	renewCheck = time.Hour
 )
 
-// Run renews this cluster's intermediate when it is ca.IntermediateRenew old, until ctx ends. The authority does it itself; a member
-// calls ask, which sends a request (PKCS#10) to the authority's Membership.Renew and returns the chain (DER). A failure is
-// logged and tried again an hour later: sixty days are left then.
+// Run renews this cluster's intermediate when it is ca.IntermediateRenew old, until ctx ends. The authority does it
+// itself; a member calls ask, which sends a request (PKCS#10) to the authority's Membership.Renew and returns the chain
+// (DER). A failure is logged and tried again an hour later: sixty days are left then.
 func (m *Membership) Run(ctx context.Context, ask func(ctx context.Context, csr []byte) ([][]byte, error)) error {
 	tick := time.NewTicker(renewCheck)
 	defer tick.Stop()

@@ -1,7 +1,7 @@
 // Package roster owns the chain of federation documents on disk: what this cluster knows of who is in the federation.
 //
-// A document is verified before it is written and written before it is published, so what others see survives a crash. Reading is an
-// atomic pointer; appending is serialised.
+// A document is verified before it is written and written before it is published, so what others see survives a crash.
+// Reading is an atomic pointer; appending is serialised.
 package roster
 
 import (
@@ -26,7 +26,8 @@ import (
 )
 
 const (
-	// folder inside the federation folder, and the suffix of one document in it. The name is the version, so that names sort as versions do.
+	// folder inside the federation folder, and the suffix of one document in it. The name is the version, so that names
+	// sort as versions do.
 	folder, suffix = "documents", ".document"
 	anchorFile     = "anchor.pem"
 	// keep is how many documents stay: what a member may sleep through and still catch up from this one. A thousand
@@ -40,15 +41,16 @@ const (
 type Roster struct {
 	dir, docs *store.Dir
 	now       func() time.Time
-	// chain is immutable once published; the last document is the present one. Nil while the cluster is in no federation.
+	// chain is immutable once published; the last document is the present one. Nil while the cluster is in no
+	// federation.
 	chain atomic.Pointer[[]*document.Sealed]
 
 	mu       sync.Mutex // guards below, and serialises writers
 	watchers map[chan struct{}]bool
 }
 
-// Open opens the chain below dir (which is made if it is missing) and checks all of it: a damaged file is an error that names it. The
-// clock nil means time.Now.
+// Open opens the chain below dir (which is made if it is missing) and checks all of it: a damaged file is an error that
+// names it. The clock nil means time.Now.
 func Open(dir string, now func() time.Time) (*Roster, error) {
 	if now == nil {
 		now = time.Now
@@ -93,7 +95,8 @@ func (r *Roster) load() ([]*document.Sealed, error) {
 		}
 		if err != nil {
 			err = fmt.Errorf("federation document in %s is damaged: %w", r.docs.Path(name), err)
-			return nil, hint.Wrap(err, "restore the file from a backup of this cluster's data; or, with the whole data folder moved away, join again with a new token")
+			return nil, hint.Wrap(err,
+				"restore the file from a backup of this cluster's data; or, with the whole data folder moved away, join again with a new token")
 		}
 		chain = append(chain, s)
 	}
@@ -144,8 +147,8 @@ func (r *Roster) Start(chain []*document.Sealed) error {
 	return nil
 }
 
-// Append adds one document. It is idempotent: a document held already is no error. One that does not follow is document.ErrGap, a second
-// truth about a version held *document.Alarm.
+// Append adds one document. It is idempotent: a document held already is no error. One that does not follow is
+// document.ErrGap, a second truth about a version held *document.Alarm.
 func (r *Roster) Append(wire *pb.Signed) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -197,7 +200,8 @@ func (r *Roster) write(s *document.Sealed) error {
 	return r.docs.Write(fileName(s.Version), data)
 }
 
-// compact drops the oldest documents once there are compactAt. What cannot be deleted now is found by the next start and deleted later.
+// compact drops the oldest documents once there are compactAt. What cannot be deleted now is found by the next start
+// and deleted later.
 func (r *Roster) compact(chain []*document.Sealed) []*document.Sealed {
 	if len(chain) < compactAt {
 		return chain
@@ -223,8 +227,8 @@ func (r *Roster) publish(chain []*document.Sealed) {
 	}
 }
 
-// ChainAfter gives the documents after version v, oldest first, at most max bytes of them and at least one: what a peer that lags needs. If v is from before what is
-// kept, it begins with the oldest document there is.
+// ChainAfter gives the documents after version v, oldest first, at most max bytes of them and at least one: what a peer
+// that lags needs. If v is from before what is kept, it begins with the oldest document there is.
 func (r *Roster) ChainAfter(v document.Version, max int) []*pb.Signed {
 	chain := r.chain.Load()
 	if chain == nil {
@@ -244,7 +248,8 @@ func (r *Roster) ChainAfter(v document.Version, max int) []*pb.Signed {
 	return out
 }
 
-// Tail gives the newest documents, oldest first, as many as fit into max bytes and at least the present one: what a joiner starts from.
+// Tail gives the newest documents, oldest first, as many as fit into max bytes and at least the present one: what a
+// joiner starts from.
 func (r *Roster) Tail(max int) []*pb.Signed {
 	chain := r.chain.Load()
 	if chain == nil {
@@ -264,7 +269,8 @@ func (r *Roster) Tail(max int) []*pb.Signed {
 	return out
 }
 
-// Watch returns a channel that gets a value after each change, several changes making one. It is closed when ctx is done.
+// Watch returns a channel that gets a value after each change, several changes making one. It is closed when ctx is
+// done.
 func (r *Roster) Watch(ctx context.Context) <-chan struct{} {
 	w := make(chan struct{}, 1)
 	r.mu.Lock()
@@ -279,8 +285,8 @@ func (r *Roster) Watch(ctx context.Context) <-chan struct{} {
 	return w
 }
 
-// Trust gives the present document as the snapshot has it, with local anchors. They are kept on disk while they fit, so that a restart of the control plane
-// gives no proxy a new secret. Nil while the cluster is in no federation.
+// Trust gives the present document as the snapshot has it, with local anchors. They are kept on disk while they fit, so
+// that a restart of the control plane gives no proxy a new secret. Nil while the cluster is in no federation.
 func (r *Roster) Trust(self mesh.ClusterName) (*mesh.Trust, error) {
 	d := r.Current()
 	if d == nil {

@@ -1,9 +1,9 @@
 // Package anchor makes local anchors and verifies certificates against them.
 //
-// Nobody in a mesh trusts the federation's root itself: with it, an evicted cluster is still let in (measured with Envoy
-// 1.40). A local anchor is a certificate of the root's name and key, signed by a key that is thrown away at once, which permits
-// exactly the URI hosts of the present members. Envoy takes it as trusted_ca, Go as a root; both enforce its name
-// constraints. Evicting a member means making an anchor without it.
+// Nobody in a mesh trusts the federation's root itself: with it, an evicted cluster is still let in (measured with
+// Envoy 1.40). A local anchor is a certificate of the root's name and key, signed by a key that is thrown away at once,
+// which permits exactly the URI hosts of the present members. Envoy takes it as trusted_ca, Go as a root; both enforce
+// its name constraints. Evicting a member means making an anchor without it.
 //
 // The package is pure: it opens nothing and reads no clock of its own unless told to.
 package anchor
@@ -29,7 +29,8 @@ const (
 	maxAnchors = 8
 )
 
-// Make makes one anchor for each root, permitting exactly hosts, and returns them as PEM. Order of hosts does not matter.
+// Make makes one anchor for each root, permitting exactly hosts, and returns them as PEM. Order of hosts does not
+// matter.
 func Make(roots []*x509.Certificate, hosts []mesh.TrustDomain, now time.Time) ([]byte, error) {
 	if len(roots) == 0 || len(roots) > maxAnchors {
 		return nil, fmt.Errorf("make anchor: %d roots, 1 to %d are possible", len(roots), maxAnchors)
@@ -78,8 +79,8 @@ func makeOne(root *x509.Certificate, hosts []mesh.TrustDomain, now time.Time) ([
 	return x509.CreateCertificate(rand.Reader, template, parent, root.PublicKey, throwAway)
 }
 
-// Fits tells whether anchors made earlier are still those Make would make for roots and hosts, but for their throw-away key. Keeping
-// them spares every proxy a new secret at each start of the control plane.
+// Fits tells whether anchors made earlier are still those Make would make for roots and hosts, but for their throw-away
+// key. Keeping them spares every proxy a new secret at each start of the control plane.
 func Fits(anchorPEM []byte, roots []*x509.Certificate, hosts []mesh.TrustDomain, now time.Time) bool {
 	certs, err := parse(anchorPEM)
 	if err != nil || len(certs) != len(roots) {
@@ -98,11 +99,12 @@ func Fits(anchorPEM []byte, roots []*x509.Certificate, hosts []mesh.TrustDomain,
 	return true
 }
 
-// SANPattern is the regular expression (RE2, whole string) that every listener and upstream matches a peer's URI SAN with, besides the
-// anchor: the canonical spelling of a workload's identity. Upper case, ports, users and missing paths pass name constraints (measured) and
-// end here; so do the control planes' own identities. Which hosts are members is the anchor's to say, exactly, so the
-// expression lists none and stays the same for any federation: Envoy refuses one whose RE2 program exceeds 100
-// instructions, which a handful of names is enough for (re2.max_program_size.error_level; measured).
+// SANPattern is the regular expression (RE2, whole string) that every listener and upstream matches a peer's URI SAN
+// with, besides the anchor: the canonical spelling of a workload's identity. Upper case, ports, users and missing paths
+// pass name constraints (measured) and end here; so do the control planes' own identities. Which hosts are members is
+// the anchor's to say, exactly, so the expression lists none and stays the same for any federation: Envoy refuses one
+// whose RE2 program exceeds 100 instructions, which a handful of names is enough for (re2.max_program_size.error_level;
+// measured).
 const SANPattern = `^spiffe://[a-z0-9-]+(\.[a-z0-9-]+)+/ns/[a-z0-9-]+/sa/[a-z0-9-]+(\.[a-z0-9-]+)*$`
 
 // parse reads anchors and refuses whatever is not constrained to hosts, so that a raw root can never be one.

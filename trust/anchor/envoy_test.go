@@ -21,8 +21,8 @@ import (
 	"isthmus.dev/isthmus/trust/anchor"
 )
 
-// TestEnvoy proves on the real Envoy what the Go tests cannot: that an anchor works as its trusted_ca, that members get in, and that the evicted
-// and every hostile leaf stay out.
+// TestEnvoy proves on the real Envoy what the Go tests cannot: that an anchor works as its trusted_ca, that members get
+// in, and that the evicted and every hostile leaf stay out.
 func TestEnvoy(t *testing.T) {
 	w := newWorld(t)
 	server := forge(t, w.east, shape{names: []asn1.RawValue{uri("spiffe://east.fed.test/ns/shop/sa/reviews")}})

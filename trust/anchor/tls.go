@@ -11,8 +11,8 @@ import (
 // Curves are the key exchanges offered and taken, best first: post-quantum hybrid where both sides know it.
 var Curves = []tls.CurveID{tls.X25519MLKEM768, tls.X25519, tls.CurveP256}
 
-// TLS is one end of a mutually authenticated connection. Verifier and certificate are asked for at every handshake, so both may change while
-// connections are made.
+// TLS is one end of a mutually authenticated connection. Verifier and certificate are asked for at every handshake, so
+// both may change while connections are made.
 type TLS struct {
 	// Verifier gives the present verifier; nil from it refuses every peer.
 	Verifier func() *Verifier
@@ -28,8 +28,8 @@ type TLS struct {
 	Protocols  []string
 }
 
-// Base is what every TLS end of this project shares: TLS 1.3, no session tickets (a held ticket outlives the certificate;
-// measured), Curves.
+// Base is what every TLS end of this project shares: TLS 1.3, no session tickets (a held ticket outlives the
+// certificate; measured), Curves.
 func Base() *tls.Config {
 	return &tls.Config{MinVersion: tls.VersionTLS13, SessionTicketsDisabled: true, CurvePreferences: Curves}
 }

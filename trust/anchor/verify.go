@@ -36,8 +36,8 @@ type Peer struct {
 	Certificate *x509.Certificate
 }
 
-// NewVerifier makes a verifier from anchors as Make makes them. The members are those the anchors permit. The clock nil means
-// time.Now.
+// NewVerifier makes a verifier from anchors as Make makes them. The members are those the anchors permit. The clock nil
+// means time.Now.
 func NewVerifier(anchorPEM []byte, now func() time.Time) (*Verifier, error) {
 	certs, err := parse(anchorPEM)
 	if err != nil {
@@ -56,9 +56,9 @@ func NewVerifier(anchorPEM []byte, now func() time.Time) (*Verifier, error) {
 	return v, nil
 }
 
-// Verify verifies a chain, leaf first. The leaf has to chain to an anchor, be no CA, be meant for usage, have a key of a known
-// kind and exactly one subject alternative name of any type: the strict SPIFFE ID of a member. crypto/x509 alone
-// accepts two URIs, upper-case hosts, ports, users, missing paths and CA leaves (measured).
+// Verify verifies a chain, leaf first. The leaf has to chain to an anchor, be no CA, be meant for usage, have a key of
+// a known kind and exactly one subject alternative name of any type: the strict SPIFFE ID of a member. crypto/x509
+// alone accepts two URIs, upper-case hosts, ports, users, missing paths and CA leaves (measured).
 func (v *Verifier) Verify(chain []*x509.Certificate, usage Usage) (Peer, error) {
 	if len(chain) == 0 || len(chain) > maxChain {
 		return Peer{}, fmt.Errorf("verify certificate: a chain of %d, 1 to %d are possible", len(chain), maxChain)
@@ -124,8 +124,9 @@ func hasUsage(c *x509.Certificate, usage Usage) bool {
 
 var oidSubjectAltName = asn1.ObjectIdentifier{2, 5, 29, 17}
 
-// soleIdentity reads the one subject alternative name from the certificate's bytes: crypto/x509 drops types it does not know and
-// re-spells URIs, and either could hide a second name (RFC 5280 §4.2.1.6; X509-SVID §4.1 wants exactly one URI).
+// soleIdentity reads the one subject alternative name from the certificate's bytes: crypto/x509 drops types it does not
+// know and re-spells URIs, and either could hide a second name (RFC 5280 §4.2.1.6; X509-SVID §4.1 wants exactly one
+// URI).
 func soleIdentity(c *x509.Certificate) (mesh.SPIFFEID, error) {
 	const uriTag = 6
 	found := false

@@ -1,9 +1,9 @@
 // Package ca makes the certificates of a federation: the root, one constrained intermediate a cluster, and leaves.
 //
-// The shapes are those that real verifiers were measured to enforce: the root has no path length (a bridge
-// certificate of a rotation needs the room), an intermediate has path length 0 and a critical name constraint that permits
-// exactly its cluster's URI host and no DNS name or IP address at all, a leaf has one URI SAN and nothing else.
-// Every life is clamped to the issuer's. Private keys are used through crypto.Signer only.
+// The shapes are those that real verifiers were measured to enforce: the root has no path length (a bridge certificate
+// of a rotation needs the room), an intermediate has path length 0 and a critical name constraint that permits exactly
+// its cluster's URI host and no DNS name or IP address at all, a leaf has one URI SAN and nothing else. Every life is
+// clamped to the issuer's. Private keys are used through crypto.Signer only.
 package ca
 
 import (
@@ -99,7 +99,8 @@ func (i *Issuer) NewIntermediate(td mesh.TrustDomain, pub crypto.PublicKey, now 
 		return nil, fmt.Errorf("make intermediate of %s: %w", td, err)
 	}
 	template := &x509.Certificate{
-		// A trust domain may be longer than the 64 bytes of a common name (RFC 5280 appendix A.1); the constraint says which it is.
+		// A trust domain may be longer than the 64 bytes of a common name (RFC 5280 appendix A.1); the constraint says
+		// which it is.
 		Subject:               pkix.Name{CommonName: "isthmus intermediate " + hex.EncodeToString(hash[:4])},
 		IsCA:                  true,
 		BasicConstraintsValid: true,
@@ -164,8 +165,8 @@ func SystemLeaf(td mesh.TrustDomain, path string, key crypto.PublicKey) (Leaf, e
 	return l, nil
 }
 
-// NewLeaf issues an end certificate. The issuer has to be an intermediate that may speak for the identity's trust domain:
-// what verifiers would refuse is not made.
+// NewLeaf issues an end certificate. The issuer has to be an intermediate that may speak for the identity's trust
+// domain: what verifiers would refuse is not made.
 func (i *Issuer) NewLeaf(l Leaf, now time.Time) (*x509.Certificate, error) {
 	if _, err := mesh.ParseSPIFFEID(l.ID.String()); err != nil {
 		return nil, fmt.Errorf("issue leaf: %w", err)
@@ -221,8 +222,9 @@ func sign(template, parent *x509.Certificate, pub crypto.PublicKey, signer crypt
 	return x509.ParseCertificate(der)
 }
 
-// CheckIntermediate says what is wrong with an intermediate that was issued to this cluster: it has to be for key and td, carry exactly the constraints that
-// NewIntermediate gives, and be signed by root. A cluster that ran on another one would be refused by every peer.
+// CheckIntermediate says what is wrong with an intermediate that was issued to this cluster: it has to be for key and
+// td, carry exactly the constraints that NewIntermediate gives, and be signed by root. A cluster that ran on another
+// one would be refused by every peer.
 func CheckIntermediate(cert, root *x509.Certificate, td mesh.TrustDomain, key crypto.PublicKey, now time.Time) error {
 	want, err := KeyHash(key)
 	if err != nil {

@@ -22,8 +22,8 @@ func RequestFor(key crypto.Signer) ([]byte, error) {
 	return der, nil
 }
 
-// CheckRequest returns the key a request proves possession of. Everything else the request asks for (names, CA, usages) is
-// ignored: it never reaches a certificate.
+// CheckRequest returns the key a request proves possession of. Everything else the request asks for (names, CA, usages)
+// is ignored: it never reaches a certificate.
 func CheckRequest(der []byte) (crypto.PublicKey, error) {
 	if len(der) > MaxCSR {
 		return nil, fmt.Errorf("certificate request has %d bytes, %d at most", len(der), MaxCSR)

@@ -78,7 +78,8 @@ func Unseal(sealed []byte, passphrase string) ([]byte, error) {
 	id.SetMaxWorkFactor(workChosen + 2)
 	r, err := age.Decrypt(armor.NewReader(bytes.NewReader(sealed)), id)
 	if err != nil {
-		return nil, hint.Wrap(fmt.Errorf("decrypt recovery file: %w", err), "use the passphrase that was shown when the federation was founded")
+		return nil, hint.Wrap(fmt.Errorf("decrypt recovery file: %w", err),
+			"use the passphrase that was shown when the federation was founded")
 	}
 	data, err := io.ReadAll(io.LimitReader(r, MaxFile))
 	if err != nil {

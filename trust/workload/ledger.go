@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// Bounds of the ledger. A proxy that asks again and again pushes out its own oldest entries, which a later one of the same
-// proxy outlives, and never another's.
+// Bounds of the ledger. A proxy that asks again and again pushes out its own oldest entries, which a later one of the
+// same proxy outlives, and never another's.
 const (
 	maxPerProxy = 16
 	maxLeaves   = 1 << 16

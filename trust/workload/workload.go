@@ -1,7 +1,8 @@
-// Package workload gives proxies their identities: the first by a one-use token, later ones by the certificate they hold.
+// Package workload gives proxies their identities: the first by a one-use token, later ones by the certificate they
+// hold.
 //
-// Who a proxy is stands in the token's record, which the control plane makes when a workload is registered; nothing of what
-// a proxy asks for reaches its certificate but its key. The certificate then says it all: the SPIFFE ID for other
+// Who a proxy is stands in the token's record, which the control plane makes when a workload is registered; nothing of
+// what a proxy asks for reaches its certificate but its key. The certificate then says it all: the SPIFFE ID for other
 // workloads, instance and kind for the control plane, so that the scope of an xDS client never rests on what it claims.
 package workload
 
@@ -51,8 +52,8 @@ type Record struct {
 
 func (r Record) String() string { return r.Kind + " " + r.Namespace + "/" + r.Instance }
 
-// Validate says why r cannot be a proxy. The mesh's own namespace is for gateways and gateways are in no other: who may register a
-// workload must not be able to take a gateway's identity.
+// Validate says why r cannot be a proxy. The mesh's own namespace is for gateways and gateways are in no other: who may
+// register a workload must not be able to take a gateway's identity.
 func (r Record) Validate() error {
 	if r.Kind != Sidecar && r.Kind != Gateway {
 		return fmt.Errorf("proxy %q: kind %q is neither %s nor %s", r.Instance, r.Kind, Sidecar, Gateway)
@@ -64,7 +65,8 @@ func (r Record) Validate() error {
 		return fmt.Errorf("%s: namespace or service account %q is not a DNS-1123 name", r, r.Account)
 	}
 	if (r.Kind == Gateway) != (r.Namespace == mesh.SystemNamespace) {
-		return hint.Wrapf(fmt.Errorf("%s: the namespace %s is for gateways, and for nothing else", r, mesh.SystemNamespace), "choose another namespace for a workload")
+		return hint.Wrapf(fmt.Errorf("%s: the namespace %s is for gateways, and for nothing else", r, mesh.SystemNamespace),
+			"choose another namespace for a workload")
 	}
 	return nil
 }
@@ -94,8 +96,8 @@ type Config struct {
 	Log  *slog.Logger     // nil: none
 }
 
-// Issuer is the Identity service. Tokens and ledger are in memory: after a restart of the control plane a proxy that still
-// waits gets a new token, and one that has a certificate renews it.
+// Issuer is the Identity service. Tokens and ledger are in memory: after a restart of the control plane a proxy that
+// still waits gets a new token, and one that has a certificate renews it.
 type Issuer struct {
 	workloadrpc.UnimplementedIdentityServer
 	config Config
@@ -137,7 +139,8 @@ func (i *Issuer) authority() (*authority, error) {
 	a := &authority{ca: i.config.CA(), trust: i.config.Trust()}
 	if a.ca == nil || a.trust == nil {
 		err := status.Error(codes.FailedPrecondition, "this cluster is in no federation and gives no identities")
-		return nil, hint.Code(hint.Wrap(err, "found one: isthmus cluster init NAME --federation F; or join one: isthmus cluster join --token T"), "not_a_member")
+		return nil, hint.Code(hint.Wrap(err,
+			"found one: isthmus cluster init NAME --federation F; or join one: isthmus cluster join --token T"), "not_a_member")
 	}
 	a.td = mesh.TrustDomainOf(a.trust.Self, a.trust.Federation)
 	return a, nil
@@ -147,14 +150,15 @@ func (a *authority) controlPlane() string {
 	return mesh.SPIFFEID{TrustDomain: a.td, Path: mesh.PathControlPlane}.String()
 }
 
-// Mint makes the token of one proxy. It is handed over by an inherited file descriptor, never by arguments or environment.
+// Mint makes the token of one proxy. It is handed over by an inherited file descriptor, never by arguments or
+// environment.
 func (i *Issuer) Mint(r Record) (*pb.Token, error) {
 	if err := r.Validate(); err != nil {
 		return nil, err
 	}
 	a, err := i.authority()
 	if err != nil {
-		return nil, fmt.Errorf("make token for %s: %w", r, err)
+		return nil, err
 	}
 	now := i.config.Now()
 	t := &pb.Token{
@@ -181,7 +185,8 @@ func random(n int) []byte {
 	return b
 }
 
-// redeem takes a token out of those that wait: whatever happens next, it is used. Unknown, expired and wrong look alike.
+// redeem takes a token out of those that wait: whatever happens next, it is used. Unknown, expired and wrong look
+// alike.
 func (i *Issuer) redeem(id, secret []byte) (Record, error) {
 	hash := sha256.Sum256(secret)
 	i.mu.Lock()
@@ -193,7 +198,8 @@ func (i *Issuer) redeem(id, secret []byte) (Record, error) {
 	i.mu.Unlock()
 	if !ok || !right || !i.config.Now().Before(w.expires) {
 		err := status.Error(codes.Unauthenticated, "the proxy's token is unknown, used or older than a minute")
-		return Record{}, hint.Code(hint.Wrap(err, "start the proxy again: each start gets a token of its own"), "workload_token_refused")
+		return Record{}, hint.Code(hint.Wrap(err,
+			"start the proxy again: each start gets a token of its own"), "workload_token_refused")
 	}
 	return w.record, nil
 }
