@@ -38,6 +38,10 @@ const (
 	maxManifestSize = 4 << 20 // 10,000 entries of two 63-byte labels and a hash
 	maxDocuments    = 1024
 	maxFields       = 64 // of a message, other than its repeated ones
+
+	// perService is what one service adds beside its own bytes at most (two labels, a hash, lengths), perCatalogue
+	// what every catalogue has (certificates, a signature).
+	perService, perCatalogue = 256, 64 << 10
 )
 
 // field numbers of api/catalogue/catalogue.proto whose count is bounded.

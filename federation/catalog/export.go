@@ -32,7 +32,7 @@ func Export(v View) ([]*mesh.ExportedService, []mesh.Finding) {
 		out      []*mesh.ExportedService
 		findings []mesh.Finding
 	)
-	accounts := accountsByService(s)
+	accounts, size := accountsByService(s), 0
 	for _, name := range slices.SortedFunc(maps.Keys(s.Config.Services), compareNames) {
 		service := s.Config.Services[name]
 		if service.Export == nil {
@@ -50,17 +50,20 @@ func Export(v View) ([]*mesh.ExportedService, []mesh.Finding) {
 		if len(e.Identities) == 0 {
 			e.Identities = v.Identities[name]
 		}
-		if _, err := Encode(e); err != nil {
+		encoded, err := Encode(e)
+		if err != nil {
 			findings = append(findings, mesh.Finding{
 				Code: "export_invalid", Level: mesh.LevelError, Object: "Service " + name.String(),
 				Message: err.Error(), Fix: "change the service, or unexport it",
 			})
 			continue
 		}
-		if len(out) == MaxServices {
+		if size += len(encoded) + perService; len(out) == MaxServices || size > MaxBytes-perCatalogue {
+			size -= len(encoded) + perService
 			findings = append(findings, mesh.Finding{
 				Code: "export_too_many", Level: mesh.LevelError, Object: "Service " + name.String(),
-				Message: fmt.Sprintf("a cluster exports at most %d services", MaxServices), Fix: "unexport services nobody calls",
+				Message: fmt.Sprintf("a cluster exports at most %d services of %d MiB together", MaxServices, MaxBytes>>20),
+				Fix:     "unexport services nobody calls, or split the cluster",
 			})
 			continue
 		}

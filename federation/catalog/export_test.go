@@ -1,6 +1,7 @@
 package catalog
 
 import (
+	"fmt"
 	"net/netip"
 	"testing"
 
@@ -76,5 +77,32 @@ func TestExport(t *testing.T) {
 	}
 	if services, findings := Export(View{Snapshot: &mesh.Snapshot{}}); services != nil || findings != nil {
 		t.Errorf("in no federation: %v, %v; want nothing", services, findings)
+	}
+}
+
+func TestExportFitsOneMessage(t *testing.T) {
+	w := newWorld(t)
+	s := &mesh.Snapshot{
+		Trust:  &mesh.Trust{Self: west, Members: []mesh.Member{{Name: west, Namespaces: []string{"shop"}}}},
+		Config: &mesh.Config{Services: map[mesh.ServiceName]*mesh.Service{}},
+	}
+	for i := range 300 {
+		name := mesh.ServiceName{Namespace: "shop", Name: fmt.Sprintf("s%d", i)}
+		s.Config.Services[name] = &mesh.Service{Name: name, Ports: []mesh.Port{{Number: 80, Protocol: mesh.HTTP}}, Export: &mesh.Export{}}
+		s.Config.DestinationRules = append(s.Config.DestinationRules, &mesh.DestinationRule{
+			Object: mesh.ObjectName{Namespace: "shop"}, Host: name.LocalHost(), Source: make([]byte, MaxRouteBytes),
+		})
+	}
+	services, findings := Export(View{Snapshot: s})
+	if len(services)+len(findings) != 300 || len(findings) == 0 || findings[0].Code != "export_too_many" {
+		t.Fatalf("%d services and %d findings of 300", len(services), len(findings))
+	}
+	h := w.sign(t, 1, 1, services...)
+	raw, err := Marshal(h)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := CheckSnapshot(raw); err != nil {
+		t.Errorf("what is left does not fit: %v", err)
 	}
 }

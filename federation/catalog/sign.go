@@ -95,6 +95,9 @@ func (h *Holding) sign(d Draft, by Signer) (*Holding, error) {
 		return nil, fmt.Errorf("sign catalogue: %w", err)
 	}
 	wire.Manifest = &pb.SignedManifest{Payload: payload, Signature: signature, Chain: by.Chain}
+	if size := proto.Size(wire); size > MaxBytes-maxFields {
+		return nil, fmt.Errorf("sign catalogue: it has %d bytes, %d at most", size, MaxBytes-maxFields)
+	}
 	h.Wire, h.digest = wire, sha256.Sum256(payload)
 	return h, nil
 }

@@ -137,8 +137,8 @@ func (l *List) run(ctx context.Context, self mesh.ClusterName) error {
 			l.goodbye(list)
 			return nil
 		case <-l.again:
-			if l.config.Trust() == nil {
-				return nil
+			if t := l.config.Trust(); t == nil || t.Self != self {
+				return nil // Run waits, or begins anew under the other name
 			}
 			l.refresh()
 			joining.Go(func() { list.UpdateNode(time.Second) }) // an error: nobody was there to tell

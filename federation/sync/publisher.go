@@ -38,6 +38,9 @@ type PublisherConfig struct {
 	// Document is the newest document held, ChainAfter those after a version, oldest first.
 	Document   func() DocumentVersion
 	ChainAfter func(DocumentVersion) []*document.Signed
+	// Subscribed, if not nil, is told when a member opens a stream: it is up, so the own stream to it may be tried at
+	// once ([Subscriber.Nudge]). It must not wait.
+	Subscribed func(mesh.ClusterName)
 	// Peer tells who calls; nil means [tunnel.PeerCluster].
 	Peer func(context.Context) (mesh.ClusterName, bool)
 	Log  *slog.Logger // nil: none
@@ -84,6 +87,9 @@ func NewPublisher(c PublisherConfig) (*Publisher, error) {
 	}
 	if c.Peer == nil {
 		c.Peer = tunnel.PeerCluster
+	}
+	if c.Subscribed == nil {
+		c.Subscribed = func(mesh.ClusterName) {}
 	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)

@@ -55,6 +55,7 @@ func (p *Publisher) Subscribe(g server) error {
 	s := &stream{publisher: p, peer: peer, grpc: g, cancel: cancel, whole: rate.NewLimiter(wholePerSecond, wholeAtOnce)}
 	p.enter(s)
 	defer p.leave(s)
+	p.config.Subscribed(peer)
 	requests := make(chan *pb.SubscribeRequest)
 	// It ends after Subscribe has returned, because gRPC only then ends Recv; nothing can wait for it here.
 	go s.receive(ctx, requests)

@@ -96,12 +96,18 @@ func (p *subscription) wait(ctx context.Context, d time.Duration) bool {
 	pause := time.NewTimer(d)
 	defer pause.Stop()
 	for {
-		if !p.stale && p.held != nil && p.observe().Stale {
-			p.hand(ctx)
+		var grows <-chan time.Time // stale, later
+		if p.held != nil && !p.stale {
+			if p.observe().Stale {
+				p.hand(ctx)
+			} else {
+				grows = time.After(p.subscriber.config.StaleAfter - time.Since(p.heard) + time.Millisecond)
+			}
 		}
 		select {
 		case <-pause.C:
 			return false
+		case <-grows:
 		case <-p.nudged:
 			return true
 		case <-p.recheck:
