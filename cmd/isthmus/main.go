@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"isthmus.dev/isthmus/internal/cli"
+	"isthmus.dev/isthmus/internal/demo"
 )
 
 func main() {
@@ -23,7 +24,9 @@ func run() int {
 	context.AfterFunc(ctx, stop)
 	return cli.Run(ctx, cli.Config{
 		In: os.Stdin, Out: os.Stdout, Err: os.Stderr, Env: os.Getenv,
-		// Commands of other packages, and where the demo keeps its clusters' admin sockets, are added here.
-		Commands: []func(*cli.Globals) *cobra.Command{},
+		Locate: demo.AdminSocket,
+		Commands: []func(*cli.Globals) *cobra.Command{
+			func(*cli.Globals) *cobra.Command { return demo.Command(demo.Config{}) },
+		},
 	}, os.Args[1:])
 }

@@ -1,0 +1,156 @@
+package app
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/protobuf/proto"
+
+	adminpb "isthmus.dev/isthmus/api/admin"
+	"isthmus.dev/isthmus/api/rpc/workloadrpc"
+	"isthmus.dev/isthmus/controlplane/admin"
+	"isthmus.dev/isthmus/controlplane/health"
+	"isthmus.dev/isthmus/controlplane/translate"
+	"isthmus.dev/isthmus/controlplane/xdsserver"
+	"isthmus.dev/isthmus/internal/deltaxds"
+	"isthmus.dev/isthmus/internal/deltaxds/adsstream"
+	"isthmus.dev/isthmus/internal/hint/wire"
+	"isthmus.dev/isthmus/mesh"
+	"isthmus.dev/isthmus/trust/anchor"
+	"isthmus.dev/isthmus/trust/workload"
+)
+
+// workloadSocket is where this cluster's proxies find identity, health and xDS.
+const workloadSocket = "workload.sock"
+
+// workloads is everything between this control plane and its own proxies.
+type workloads struct {
+	*controlPlane
+	issuer *workload.Issuer
+	xds    *xdsserver.Server
+	health *health.Tracker
+	server *grpc.Server
+}
+
+var _ admin.Workloads = (*workloads)(nil)
+
+func (cp *controlPlane) newWorkloads() (*workloads, error) {
+	w := &workloads{controlPlane: cp}
+	m := cp.membership
+	w.issuer = workload.New(workload.Config{
+		CA: m.Issuer, Trust: m.Trust, Verifier: m.Verifier, Registered: w.registered, Log: cp.log,
+	})
+	options := translate.Options{FederationSocket: cp.config.socket(federationSocket)}
+	var err error
+	w.xds, err = xdsserver.New(xdsserver.Config{
+		Snapshot: cp.world.Snapshot, Watch: cp.world.Watch, Log: cp.log,
+		Identify: xdsserver.PeerIdentity(func() (mesh.TrustDomain, bool) {
+			trust := m.Trust()
+			if trust == nil {
+				return "", false
+			}
+			return mesh.TrustDomainOf(trust.Self, trust.Federation), true
+		}),
+		Generate: func(old deltaxds.State, s *mesh.Snapshot, id translate.ProxyID) deltaxds.State {
+			return translate.Update(old, s, id, options)
+		},
+	})
+	if err != nil {
+		return nil, err
+	}
+	w.health = health.New(health.Config{Send: cp.world.Send, Identify: w.caller, Snapshot: cp.world.Snapshot, Watch: cp.world.Watch, Logger: cp.log})
+	w.server = grpc.NewServer(append(wire.ServerOptions(),
+		grpc.Creds(credentials.NewTLS(w.tls())), grpc.MaxRecvMsgSize(adsstream.MaxMessage))...)
+	workloadrpc.RegisterIdentityServer(w.server, w.issuer)
+	workloadrpc.RegisterHealthServer(w.server, w.health)
+	w.xds.Register(w.server)
+	return w, nil
+}
+
+// tls ends connections of proxies. A new one has no certificate yet: all it can do is redeem its token.
+func (w *workloads) tls() *tls.Config {
+	m := w.membership
+	return anchor.TLS{
+		Verifier:    m.Verifier,
+		Certificate: func() (*tls.Certificate, error) { return m.Certificate(mesh.PathControlPlane) },
+		Anonymous:   true,
+		Protocols:   []string{"h2"},
+		Allow: func(p anchor.Peer) error {
+			trust := m.Trust()
+			if trust == nil {
+				return errors.New("this cluster is in no federation")
+			}
+			return anchor.WorkloadOf(mesh.TrustDomainOf(trust.Self, trust.Federation))(p)
+		},
+	}.Server()
+}
+
+// run serves proxies until ctx ends.
+func (w *workloads) run(ctx context.Context) error {
+	listener, err := listenUnix(w.config.socket(workloadSocket))
+	if err != nil {
+		return err
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return serve(ctx, w.server, listener) })
+	group.Go(func() error { return w.health.Run(ctx) })
+	return group.Wait()
+}
+
+// registered tells whether a proxy may go on renewing: its workload is in the registry; a gateway is the mesh's own.
+func (w *workloads) registered(r workload.Record) bool {
+	if r.Kind == workload.Gateway {
+		return true
+	}
+	_, ok := w.world.Snapshot().Workloads[mesh.WorkloadName{Namespace: r.Namespace, Name: r.Instance}]
+	return ok
+}
+
+// caller is the workload at the other end of a health stream.
+func (w *workloads) caller(ctx context.Context) (mesh.WorkloadName, error) {
+	record, err := w.issuer.Caller(ctx)
+	return mesh.WorkloadName{Namespace: record.Namespace, Name: record.Instance}, err
+}
+
+// MintToken implements admin.Workloads.
+func (w *workloads) MintToken(kind, namespace, account, instance string) ([]byte, error) {
+	token, err := w.issuer.Mint(workload.Record{Kind: kind, Namespace: namespace, Account: account, Instance: instance})
+	if err != nil {
+		return nil, err
+	}
+	return proto.Marshal(token)
+}
+
+// Forget implements admin.Workloads. Renewals ask the registry, so there is nothing to forget.
+func (w *workloads) Forget(string, string) {}
+
+// proxies shows what each proxy has taken.
+func (w *workloads) proxies() []*adminpb.Proxy {
+	var out []*adminpb.Proxy
+	for _, status := range w.xds.Status() {
+		out = append(out, proxyView(&status))
+	}
+	return out
+}
+
+func proxyView(status *xdsserver.ProxyStatus) *adminpb.Proxy {
+	view := func(typeURL string) *adminpb.ProxyType {
+		t := status.Type(typeURL)
+		return &adminpb.ProxyType{Synced: t.Synced, Version: t.Acked}
+	}
+	p := &adminpb.Proxy{
+		Instance: status.ID.Namespace + "/" + status.ID.Instance, Kind: string(status.ID.Kind), Connected: status.Connected,
+		Clusters: view(deltaxds.ClusterType), Listeners: view(deltaxds.ListenerType), Routes: view(deltaxds.RouteType),
+		Endpoints: view(deltaxds.EndpointType), Secrets: view(deltaxds.SecretType),
+	}
+	for _, t := range status.Types {
+		if t.Nack != "" && p.Nack == "" {
+			p.Nack = t.Nack
+		}
+	}
+	return p
+}
