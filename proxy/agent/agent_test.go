@@ -42,6 +42,7 @@ type scene struct {
 	appPort       uint32 // of the application, for health
 	answer        string // of the path /
 	bad           bool   // one listener more, which Envoy refuses
+	taken         uint32 // a port of 127.0.0.1 for one listener more; 0: none
 }
 
 func pack(m proto.Message) *anypb.Any {
@@ -103,6 +104,12 @@ func (s scene) state(t *testing.T) deltaxds.State {
 		l := s.listener("bad", s.plain+".bad", false)
 		l.FilterChains[0].Filters[0].ConfigType = nil
 		add(deltaxds.ListenerType, "bad", l)
+	}
+	if s.taken != 0 {
+		l := s.listener("taken", "", false)
+		l.Address = &corev3.Address{Address: &corev3.Address_SocketAddress{SocketAddress: &corev3.SocketAddress{
+			Address: "127.0.0.1", PortSpecifier: &corev3.SocketAddress_PortValue{PortValue: s.taken}}}}
+		add(deltaxds.ListenerType, "taken", l)
 	}
 	match := func(prefix string) *routev3.RouteMatch {
 		return &routev3.RouteMatch{PathSpecifier: &routev3.RouteMatch_Prefix{Prefix: prefix}}
@@ -281,6 +288,38 @@ func TestLife(t *testing.T) {
 	})
 }
 
+// TestBadFromTheStart: the first configuration is acknowledged before there is an Envoy to judge it; what Envoy then
+// refuses is shown all the same, and a port that is taken ends the proxy with a word on what to do.
+func TestBadFromTheStart(t *testing.T) {
+	dir, err := os.MkdirTemp("", "isthmus")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	taken := must(net.Listen("tcp", "127.0.0.1:0"))(t)
+	defer taken.Close()
+	s := scene{plain: filepath.Join(dir, "plain"), secure: filepath.Join(dir, "secure"), app: filepath.Join(dir, "app.sock"), appPort: 9, answer: "v1", bad: true}
+	cp := newControlPlane(t, dir)
+	cp.set(s.state(t))
+	r := start(t, dir, filepath.Join(dir, "state"), cp.token(time.Minute), nil)
+	eventually(t, "shown", truth(func() bool {
+		st := cp.typeStatus(deltaxds.ListenerType)
+		return slices.Equal(st.Refused, []string{"bad"}) && st.Nack != ""
+	}))
+	eventually(t, "the rest serves", answers(s.plain, "/", "200 v1"))
+	if got, _ := ask(r.agent.sockets.agent, "/ready"); !strings.HasPrefix(got, "503 envoy refused listeners [bad]") {
+		t.Errorf("ready: %s", got)
+	}
+	s.bad, s.taken = false, uint32(taken.Addr().(*net.TCPAddr).Port)
+	cp.set(s.state(t))
+	err = <-r.ended
+	r.cancel()
+	r.cancel = nil
+	if hint.CodeOf(err) != "port_in_use" || hint.Of(err) == "" {
+		t.Errorf("a port in use: %v", err)
+	}
+}
+
 // renewNow renews as if the time had come.
 func (s *identities) renewNow(t *testing.T) {
 	t.Helper()
@@ -382,7 +421,7 @@ func TestErrors(t *testing.T) {
 	cp.issued.Store(1) // the token was used
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
-	if err := a.Run(ctx); err == nil || !strings.Contains(err.Error(), "used before") {
+	if err := a.Run(ctx); err == nil || !strings.Contains(err.Error(), "used before") || hint.CodeOf(err) != "token_refused" {
 		t.Errorf("a token used twice: %v", err)
 	}
 }

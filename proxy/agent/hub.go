@@ -17,6 +17,7 @@ import (
 	"isthmus.dev/isthmus/api/workload"
 	"isthmus.dev/isthmus/internal/deltaxds"
 	"isthmus.dev/isthmus/internal/deltaxds/adsstream"
+	"isthmus.dev/isthmus/internal/hint"
 )
 
 // upstreamTypes are what the agent takes from the control plane, all of each.
@@ -190,7 +191,9 @@ func (h *hub) run(ctx context.Context) error {
 				disconnect() // so that the control plane sees the new certificate; the error event brings the reconnect
 			}
 		case r := <-h.reports:
-			h.observe(r)
+			if err := h.observe(r); err != nil {
+				return err
+			}
 		case now := <-ticks.C:
 			h.persistSoon(now)
 		}
@@ -315,19 +318,30 @@ func (h *hub) publishNames(state deltaxds.State) {
 	h.agent.cfg.Names.SetTable(table)
 }
 
-// observe takes a report about Envoy's stream; those of an older stream do not count.
-func (h *hub) observe(r envoyReport) {
+// observe takes a report about Envoy's stream; those of an older stream do not count. The error ends the agent: a port
+// that another process has does not become free by waiting, and a proxy that looks alive without it would hide that.
+func (h *hub) observe(r envoyReport) error {
 	if now := h.envoyLive.Load(); now != nil && now.stream > r.stream {
-		return
+		return nil
 	}
 	if r.gone {
 		h.envoyLive.Store(nil)
 		h.absent = time.Now()
-		return
+		return nil
 	}
 	h.envoyLive.Store(&r)
 	h.absent = time.Time{}
+	for _, t := range r.types {
+		if t.TypeURL == deltaxds.ListenerType && strings.Contains(t.Nack, addressInUse) {
+			err := fmt.Errorf("envoy cannot listen: %s", strings.TrimSpace(t.Nack))
+			return hint.Wrap(hint.Code(err, "port_in_use"), "stop the process that has the port (ss -ltnp shows it), then start the proxy again")
+		}
+	}
+	return nil
 }
+
+// addressInUse is how Envoy reports EADDRINUSE of a listener.
+const addressInUse = "Address already in use"
 
 // answers gives the acknowledgements that are due to the control plane: for a type that Envoy never asks for, and while
 // nobody could use it, at once; otherwise when Envoy has accepted or refused everything of that type.

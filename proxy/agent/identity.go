@@ -148,7 +148,7 @@ func (s *identities) first(ctx context.Context, token *workload.Token) error {
 			return s.adopt(id)
 		}
 		if refused(err) {
-			return err
+			return explain(err)
 		}
 		last = err
 		select {
@@ -167,6 +167,14 @@ func refused(err error) bool {
 		return true
 	}
 	return false
+}
+
+// explain adds what to do about a refusal; the control plane's own hint does not travel.
+func explain(err error) error {
+	if status.Code(err) == codes.FailedPrecondition {
+		return hint.Wrap(hint.Code(err, "no_federation"), "found a federation with isthmus cluster init, or join one with isthmus cluster join")
+	}
+	return hint.Wrap(hint.Code(err, "token_refused"), "a token is good for one certificate and 60 s; start the proxy again for a new one")
 }
 
 // renew replaces the identity when the issuer said it should be, for ever.
@@ -219,7 +227,7 @@ func (s *identities) issue(ctx context.Context, as *identity, req *workload.Issu
 	defer cancel()
 	resp, err := workloadrpc.NewIdentityClient(conn).Issue(ctx, req)
 	if err != nil {
-		return nil, fmt.Errorf("ask %s for a certificate: %w", s.sockets.workload, err)
+		return nil, fmt.Errorf("ask the control plane at %s for a certificate: %w", s.sockets.workload, err)
 	}
 	id := &identity{key: key, anchorPEM: resp.AnchorPem, renew: time.Unix(resp.RenewUnix, 0)}
 	for _, der := range resp.Chain {
