@@ -225,7 +225,7 @@ func (l *lab) inside(cluster, pod, script string) (string, int) {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	run, err := l.client().Start(ctx, control.Exec{
-		ExecRequest: control.ExecRequest{Cluster: cluster, Pod: pod, Argv: []string{"sh", "-c", script}, Umask: 0o022},
+		ExecRequest: control.ExecRequest{Cluster: cluster, Pod: pod, Argv: []string{"sh", "-c", script}},
 		Files:       []*os.File{os.Stdin, w, w},
 	})
 	w.Close()

@@ -50,7 +50,7 @@ func capturedRun(ctx context.Context, c control.Client, cluster, pod string, arg
 	}
 	defer out.Close()
 	run, err := c.Start(ctx, control.Exec{
-		ExecRequest: control.ExecRequest{Cluster: cluster, Pod: pod, Argv: argv, Umask: -1},
+		ExecRequest: control.ExecRequest{Cluster: cluster, Pod: pod, Argv: argv},
 		Files:       []*os.File{in, sink, os.Stderr},
 	})
 	sink.Close()

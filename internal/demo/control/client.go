@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -179,8 +180,8 @@ type Running struct {
 	wait func() (Reply, error)
 }
 
-// Start starts a program; the end of ctx kills it. An empty Dir is the caller's
-// working directory, a nil Env the caller's environment.
+// Start starts a program with the caller's umask; the end of ctx kills it. An
+// empty Dir is the caller's working directory, a nil Env the caller's environment.
 func (c Client) Start(ctx context.Context, e Exec) (*Running, error) {
 	if e.Env == nil {
 		e.Env = os.Environ()
@@ -197,6 +198,7 @@ func (c Client) Start(ctx context.Context, e Exec) (*Running, error) {
 		return nil, fmt.Errorf("open the working directory: %w", err)
 	}
 	defer dir.Close()
+	e.Umask = umask()
 	conn, hangUp, err := c.dial(ctx)
 	if err != nil {
 		return nil, err
@@ -217,6 +219,24 @@ func (c Client) Start(ctx context.Context, e Exec) (*Running, error) {
 		return reply, err
 	}
 	return &Running{PID: reply.PID, conn: conn, wait: wait}, nil
+}
+
+// umask reads the own umask without changing it, see proc_pid_status(5). Where
+// that fails it is -1, the demo's.
+func umask() int {
+	b, _ := os.ReadFile("/proc/self/status")
+	return parseUmask(string(b))
+}
+
+func parseUmask(status string) int {
+	for line := range strings.Lines(status) {
+		if text, ok := strings.CutPrefix(line, "Umask:"); ok {
+			if v, err := strconv.ParseUint(strings.TrimSpace(text), 8, 9); err == nil {
+				return int(v)
+			}
+		}
+	}
+	return -1
 }
 
 // Signal sends a signal to the program's process group.

@@ -110,3 +110,11 @@ func TestNobodyListens(t *testing.T) {
 		t.Errorf("%v, code %q, hint %q", err, hint.CodeOf(err), hint.Of(err))
 	}
 }
+
+func TestParseUmask(t *testing.T) {
+	for text, want := range map[string]int{"Name:\tx\nUmask:\t0027\nState:\tS\n": 0o027, "Umask:\t0000\n": 0, "Name:\tx\n": -1, "Umask:\t9\n": -1} {
+		if got := parseUmask(text); got != want {
+			t.Errorf("parseUmask(%q) = %o, want %o", text, got, want)
+		}
+	}
+}

@@ -69,7 +69,8 @@ type ExecRequest struct {
 	Dir string `json:"dir"`
 	// NetAdmin hands on CAP_NET_ADMIN, as a sidecar needs.
 	NetAdmin bool `json:"netAdmin,omitempty"`
-	Umask    int  `json:"umask"`
+	// Umask is the caller's; negative: the demo's.
+	Umask int `json:"umask"`
 }
 
 // PodRequest makes a pod that lives as long as the connection.

@@ -49,9 +49,9 @@ func serve(t *testing.T, ns *netns.Namespace) {
 }
 
 // dial connects from a namespace and returns what the server said.
-func dial(ns *netns.Namespace, to string) (answer string, err error) {
+func dial(ns *netns.Namespace, to string, patience time.Duration) (answer string, err error) {
 	err = ns.Do(func() error {
-		conn, err := net.DialTimeout("tcp4", to+":7000", time.Second)
+		conn, err := net.DialTimeout("tcp4", to+":7000", patience)
 		if err != nil {
 			return err
 		}
@@ -92,21 +92,21 @@ func TestNetwork(t *testing.T) {
 	}
 	check := func(why, from, to, want string) {
 		t.Helper()
-		if got, err := dial(pods[from], to); got != want {
+		if got, err := dial(pods[from], to, 10*time.Second); got != want {
 			t.Errorf("%s: from %s to %s: %q, %v; want %q", why, from, to, got, err, want)
 		}
 	}
 	check("loopback is up", "east-0", "127.0.0.1", "127.0.0.1")
 	check("pods of a cluster see each other's address", "east-0", "10.244.0.11", "10.244.0.10")
 	check("outside, a pod has its node's address", "east-1", "172.30.0.12", "172.30.0.11")
-	if _, err := dial(pods["east-0"], "203.0.113.1"); err == nil {
+	if _, err := dial(pods["east-0"], "203.0.113.1", time.Second); err == nil {
 		t.Error("the tree reaches the world")
 	}
 	if err := errors.Join(link.Cut("west"), link.Cut("west"), link.Cut("east"), link.Mend("east")); err != nil {
 		t.Fatal(err)
 	}
 	var timeout net.Error
-	if _, err := dial(pods["east-0"], "172.30.0.12"); !errors.As(err, &timeout) || !timeout.Timeout() {
+	if _, err := dial(pods["east-0"], "172.30.0.12", time.Second); !errors.As(err, &timeout) || !timeout.Timeout() {
 		t.Errorf("to a cluster that is cut off: %v, want silence", err)
 	}
 	check("a cut leaves the cluster itself alone", "west-0", "10.244.0.11", "10.244.0.10")
