@@ -114,17 +114,21 @@ func (v *view) slotEndpoints(h *hostView, src source, p mesh.Port, part *mesh.Su
 			AddressNameSpecifier: &corev3.EnvoyInternalAddress_ServerListenerName{ServerListenerName: EgressName(src.cluster)},
 			EndpointId:           SlotEndpoint(h.name, p.Number, slot),
 		}}}
+		weight := min(slot.Healthy, maxWeight)
 		out = append(out, candidate{
 			rank:     v.rankOf(src, slot.Zone, lb),
 			locality: mesh.Locality{Region: src.region, Zone: slot.Zone},
 			cluster:  src.cluster,
-			weight:   slot.Healthy,
-			endpoint: lbEndpoint(address, mesh.SlotSNI(slot.Index, p.Number, "", h.host), slot.Healthy,
+			weight:   weight,
+			endpoint: lbEndpoint(address, mesh.SlotSNI(slot.Index, p.Number, "", h.host), weight,
 				map[string]string{"cluster": string(src.cluster), "zone": slot.Zone, "version": slot.Labels["version"]}),
 		})
 	}
 	return out
 }
+
+// maxWeight bounds the weight of one slot: Envoy refuses an assignment whose weights do not fit 32 bits together.
+const maxWeight = 10_000
 
 // lbEndpoint is one endpoint; hostname is the server name its connections ask for.
 func lbEndpoint(address *corev3.Address, hostname string, weight uint32, facts map[string]string) *endpointv3.LbEndpoint {

@@ -132,6 +132,7 @@ func (v *view) inboundTCPContext(callers []mesh.ClusterName) *tlsv3.DownstreamTl
 // makes itself because the application could not be reached.
 func inboundHTTP(p *appPort) []*listenerv3.Filter {
 	m := connectionManager(fmt.Sprintf("inbound_%d", p.number), InboundName(p.number))
+	m.Http2ProtocolOptions = &corev3.Http2ProtocolOptions{AllowConnect: true}
 	m.ForwardClientCertDetails = hcmv3.HttpConnectionManager_SANITIZE_SET
 	m.SetCurrentClientCertDetails = &hcmv3.HttpConnectionManager_SetCurrentClientCertDetails{Uri: true}
 	m.LocalReplyConfig = &hcmv3.LocalReplyConfig{Mappers: []*hcmv3.ResponseMapper{{

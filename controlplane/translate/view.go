@@ -91,6 +91,9 @@ func (v *view) addLocalHosts() {
 func (v *view) addClusterSetHosts() {
 	sets := map[mesh.ServiceName]*hostView{}
 	add := func(name mesh.ServiceName, src source) {
+		if name.Validate() != nil || mesh.CheckSNI(name.ClusterSetHost()) != nil {
+			return // no server name could carry it
+		}
 		h := sets[name]
 		if h == nil {
 			h = &hostView{host: name.ClusterSetHost(), name: name, clusterSet: true}
@@ -99,7 +102,7 @@ func (v *view) addClusterSetHosts() {
 		}
 		h.sources = append(h.sources, src)
 		for _, p := range src.ports() {
-			if _, taken := h.port(p.Number); !taken {
+			if _, taken := h.port(p.Number); !taken && 0 < p.Number && p.Number <= 65535 && len(h.ports) < maxPorts {
 				h.ports = append(h.ports, p)
 			}
 		}
@@ -128,6 +131,9 @@ func (v *view) addClusterSetHosts() {
 		slices.SortFunc(h.ports, func(a, b mesh.Port) int { return cmp.Compare(a.Number, b.Number) })
 	}
 }
+
+// maxPorts bounds the ports of a host, each of which is a chain of every sidecar's listener.
+const maxPorts = 64
 
 // allows tells whether an export's consumer list admits cluster c; an empty list admits every member.
 func allows(to []mesh.ClusterName, c mesh.ClusterName) bool {
