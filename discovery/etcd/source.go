@@ -197,12 +197,13 @@ func (s *Source) changed(ctx context.Context, events []Event) error {
 }
 
 // workload gives the updates of one workload object. One that cannot be used any
-// more is withdrawn.
+// more is withdrawn. Those of the first list run already, a later one is not ready
+// before its agent says so; for a known one the owner keeps what it knows.
 func (s *Source) workload(e Event) []mesh.Update {
 	name := mesh.WorkloadName{Namespace: e.Name.Namespace, Name: e.Name.Name}
 	if !e.Deleted {
 		if w, ok := s.config.Workload(e.Object); ok {
-			w.Name, w.Ready = name, true
+			w.Name, w.Ready = name, !s.synced
 			s.workloads[name] = true
 			return []mesh.Update{mesh.SetWorkload{Workload: w}}
 		}

@@ -200,8 +200,8 @@ func TestSource(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	workload := func(name, account string) mesh.SetWorkload {
-		return mesh.SetWorkload{Workload: mesh.Workload{Name: mesh.WorkloadName{Namespace: "shop", Name: name}, ServiceAccount: account, Ready: true}}
+	workload := func(name, account string, ready bool) mesh.SetWorkload {
+		return mesh.SetWorkload{Workload: mesh.Workload{Name: mesh.WorkloadName{Namespace: "shop", Name: name}, ServiceAccount: account, Ready: ready}}
 	}
 	config := func(objects ...string) mesh.SetConfig {
 		c := &mesh.Config{}
@@ -220,10 +220,10 @@ func TestSource(t *testing.T) {
 			t.Errorf("%s: -want +got:\n%s", why, diff)
 		}
 	}
-	expect("the first batch is whole", mesh.SetVIPs{VIPs: map[mesh.Host]netip.Addr{}}, workload("ratings-1", "sa"),
+	expect("the first batch is whole", mesh.SetVIPs{VIPs: map[mesh.Host]netip.Addr{}}, workload("ratings-1", "sa", true),
 		config("Service shop/ratings"), mesh.Synced{Source: mesh.SourceRegistry})
 	put(KindWorkload, "ratings-2", "sa")
-	expect("a workload comes at once", workload("ratings-2", "sa"))
+	expect("a workload comes at once, not ready yet", workload("ratings-2", "sa", false))
 	put("VirtualService", "ratings", "{}")
 	expect("configuration is built anew", config("Service shop/ratings", "VirtualService shop/ratings"))
 	if _, err := store.Commit(t.Context(), Op{Name: object("ratings"), Expect: AnyVersion},
