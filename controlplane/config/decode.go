@@ -11,7 +11,7 @@ import (
 	"go.yaml.in/yaml/v3"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
-	istiov1 "istio.io/api/networking/v1alpha3"
+	istio "istio.io/api/networking/v1alpha3"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	mcsv1 "sigs.k8s.io/mcs-api/pkg/apis/v1beta1"
@@ -32,8 +32,6 @@ type kind struct {
 // maker makes one object.
 type maker struct {
 	item *item
-	// spec is the document's spec with durations in seconds, for protojson; nil if there is none.
-	spec []byte
 	// whole is the whole object as JSON, with its namespace.
 	whole []byte
 	meta  metav1.ObjectMeta
@@ -43,7 +41,7 @@ type maker struct {
 }
 
 func kinds() map[string]kind {
-	istio := []string{"v1", "v1beta1", "v1alpha3"}
+	versions := []string{"v1", "v1beta1", "v1alpha3"}
 	meta := goSchema{reflect.TypeFor[metav1.PartialObjectMetadata]()}
 	message := func(m proto.Message) schema {
 		return objectSchema{goSchema: meta, spec: protoSchema{message: m.ProtoReflect().Descriptor()}}
@@ -51,9 +49,9 @@ func kinds() map[string]kind {
 	return map[string]kind{
 		"Service":         {"", []string{"v1"}, goSchema{reflect.TypeFor[corev1.Service]()}, serviceSupport, makeService},
 		"ServiceExport":   {"multicluster.x-k8s.io", []string{"v1beta1", "v1alpha1"}, goSchema{reflect.TypeFor[mcsv1.ServiceExport]()}, exportSupport, makeExport},
-		"WorkloadEntry":   {"networking.istio.io", istio, message(&istiov1.WorkloadEntry{}), workloadEntrySupport, makeWorkload},
-		"VirtualService":  {"networking.istio.io", istio, message(&istiov1.VirtualService{}), virtualServiceSupport, makeVirtualService},
-		"DestinationRule": {"networking.istio.io", istio, message(&istiov1.DestinationRule{}), destinationRuleSupport, makeDestinationRule},
+		"WorkloadEntry":   {"networking.istio.io", versions, message(&istio.WorkloadEntry{}), workloadEntrySupport, makeWorkload},
+		"VirtualService":  {"networking.istio.io", versions, message(&istio.VirtualService{}), virtualServiceSupport, makeVirtualService},
+		"DestinationRule": {"networking.istio.io", versions, message(&istio.DestinationRule{}), destinationRuleSupport, makeDestinationRule},
 	}
 }
 

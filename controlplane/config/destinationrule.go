@@ -3,7 +3,7 @@ package config
 import (
 	"slices"
 
-	istiov1 "istio.io/api/networking/v1alpha3"
+	istio "istio.io/api/networking/v1alpha3"
 
 	"isthmus.dev/isthmus/mesh"
 )
@@ -11,7 +11,7 @@ import (
 const maxSubsets = 128
 
 func makeDestinationRule(m *maker) {
-	var spec istiov1.DestinationRule
+	var spec istio.DestinationRule
 	if !m.message(&spec) {
 		return
 	}
@@ -36,7 +36,7 @@ func makeDestinationRule(m *maker) {
 	m.item.destinationRule = dr
 }
 
-func (m *maker) policy(p *istiov1.TrafficPolicy, at []any) mesh.TrafficPolicy {
+func (m *maker) policy(p *istio.TrafficPolicy, at []any) mesh.TrafficPolicy {
 	var out mesh.TrafficPolicy
 	if p == nil {
 		return out
@@ -61,7 +61,7 @@ func (m *maker) policy(p *istiov1.TrafficPolicy, at []any) mesh.TrafficPolicy {
 	return out
 }
 
-func (m *maker) pool(p *istiov1.ConnectionPoolSettings, at []any) *mesh.ConnectionPool {
+func (m *maker) pool(p *istio.ConnectionPoolSettings, at []any) *mesh.ConnectionPool {
 	steps := func(s ...any) []any { return append(slices.Clone(at), s...) }
 	count := func(n int32, part, field string) uint32 {
 		if n < 0 {
@@ -86,7 +86,7 @@ func (m *maker) pool(p *istiov1.ConnectionPoolSettings, at []any) *mesh.Connecti
 	return out
 }
 
-func (m *maker) outlier(o *istiov1.OutlierDetection, at []any) *mesh.OutlierDetection {
+func (m *maker) outlier(o *istio.OutlierDetection, at []any) *mesh.OutlierDetection {
 	steps := func(s ...any) []any { return append(slices.Clone(at), s...) }
 	out := &mesh.OutlierDetection{
 		Interval:         m.duration(o.Interval, steps("interval")...),

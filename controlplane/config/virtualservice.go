@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"google.golang.org/protobuf/types/known/durationpb"
-	istiov1 "istio.io/api/networking/v1alpha3"
+	istio "istio.io/api/networking/v1alpha3"
 
 	"isthmus.dev/isthmus/mesh"
 )
@@ -25,7 +25,7 @@ const (
 )
 
 func makeVirtualService(m *maker) {
-	var spec istiov1.VirtualService
+	var spec istio.VirtualService
 	if !m.message(&spec) {
 		return
 	}
@@ -55,7 +55,7 @@ func makeVirtualService(m *maker) {
 	m.item.virtualService = vs
 }
 
-func (m *maker) httpRoute(r *istiov1.HTTPRoute, i int) mesh.HTTPRoute {
+func (m *maker) httpRoute(r *istio.HTTPRoute, i int) mesh.HTTPRoute {
 	at := func(steps ...any) []any { return append([]any{"spec", "http", i}, steps...) }
 	out := mesh.HTTPRoute{Name: r.Name, Timeout: m.duration(r.Timeout, at("timeout")...)}
 	if len(r.Name) > 253 || !printable(r.Name) {
@@ -86,7 +86,7 @@ func (m *maker) httpRoute(r *istiov1.HTTPRoute, i int) mesh.HTTPRoute {
 	return out
 }
 
-func (m *maker) destination(d *istiov1.Destination, weight int32, at []any) mesh.Destination {
+func (m *maker) destination(d *istio.Destination, weight int32, at []any) mesh.Destination {
 	steps := func(s ...any) []any { return append(slices.Clone(at), s...) }
 	var out mesh.Destination
 	if d == nil {
@@ -109,13 +109,13 @@ func (m *maker) destination(d *istiov1.Destination, weight int32, at []any) mesh
 	return out
 }
 
-func (m *maker) httpMatch(in *istiov1.HTTPMatchRequest, at []any) mesh.HTTPMatch {
+func (m *maker) httpMatch(in *istio.HTTPMatchRequest, at []any) mesh.HTTPMatch {
 	steps := func(s ...any) []any { return append(slices.Clone(at), s...) }
 	out := mesh.HTTPMatch{IgnoreURICase: in.IgnoreUriCase, Port: in.Port}
 	if in.Port > 65535 {
 		m.invalid(steps("port"), "port %d is not in 1..65535", in.Port)
 	}
-	match := func(s *istiov1.StringMatch, field string) *mesh.StringMatch {
+	match := func(s *istio.StringMatch, field string) *mesh.StringMatch {
 		if s == nil {
 			return nil
 		}
@@ -126,7 +126,7 @@ func (m *maker) httpMatch(in *istiov1.HTTPMatchRequest, at []any) mesh.HTTPMatch
 		return &v
 	}
 	out.URI, out.Method, out.Authority = match(in.Uri, "uri"), match(in.Method, "method"), match(in.Authority, "authority")
-	headers := func(in map[string]*istiov1.StringMatch, field string) map[string]mesh.StringMatch {
+	headers := func(in map[string]*istio.StringMatch, field string) map[string]mesh.StringMatch {
 		if len(in) == 0 {
 			return nil
 		}
@@ -146,14 +146,14 @@ func (m *maker) httpMatch(in *istiov1.HTTPMatchRequest, at []any) mesh.HTTPMatch
 
 // stringMatch reads a match; one without a value holds for any. Patterns are RE2, checked here: Envoy would refuse
 // the whole configuration of a proxy for one that is wrong.
-func (m *maker) stringMatch(s *istiov1.StringMatch, at []any) mesh.StringMatch {
+func (m *maker) stringMatch(s *istio.StringMatch, at []any) mesh.StringMatch {
 	var out mesh.StringMatch
 	switch v := s.GetMatchType().(type) {
-	case *istiov1.StringMatch_Exact:
+	case *istio.StringMatch_Exact:
 		out = mesh.StringMatch{Kind: mesh.Exact, Value: v.Exact}
-	case *istiov1.StringMatch_Prefix:
+	case *istio.StringMatch_Prefix:
 		out = mesh.StringMatch{Kind: mesh.Prefix, Value: v.Prefix}
-	case *istiov1.StringMatch_Regex:
+	case *istio.StringMatch_Regex:
 		out = mesh.StringMatch{Kind: mesh.Regex, Value: v.Regex}
 	default:
 		return mesh.StringMatch{Kind: mesh.Present}
@@ -198,7 +198,7 @@ var retryConditions = []string{
 	"cancelled", "deadline-exceeded", "internal", "resource-exhausted", "unavailable",
 }
 
-func (m *maker) retries(r *istiov1.HTTPRetry, at []any) *mesh.Retries {
+func (m *maker) retries(r *istio.HTTPRetry, at []any) *mesh.Retries {
 	steps := func(s ...any) []any { return append(slices.Clone(at), s...) }
 	out := &mesh.Retries{On: r.RetryOn, PerTryTimeout: m.duration(r.PerTryTimeout, steps("perTryTimeout")...)}
 	if r.Attempts < 0 || r.Attempts > maxAttempts {
@@ -226,7 +226,7 @@ func (m *maker) retries(r *istiov1.HTTPRetry, at []any) *mesh.Retries {
 }
 
 // tcpRoutes makes one route for each match, as each is an alternative.
-func (m *maker) tcpRoutes(r *istiov1.TCPRoute, i int) []mesh.TCPRoute {
+func (m *maker) tcpRoutes(r *istio.TCPRoute, i int) []mesh.TCPRoute {
 	at := func(steps ...any) []any { return append([]any{"spec", "tcp", i}, steps...) }
 	var destinations []mesh.Destination
 	if n := len(r.Route); n == 0 || n > maxDestinations {

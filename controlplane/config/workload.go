@@ -4,7 +4,7 @@ import (
 	"net/netip"
 	"strings"
 
-	istiov1 "istio.io/api/networking/v1alpha3"
+	istio "istio.io/api/networking/v1alpha3"
 
 	"isthmus.dev/isthmus/mesh"
 )
@@ -16,7 +16,7 @@ const AnnotationProxy = "isthmus.dev/proxy"
 const DefaultAccount = "default"
 
 func makeWorkload(m *maker) {
-	var spec istiov1.WorkloadEntry
+	var spec istio.WorkloadEntry
 	if !m.message(&spec) {
 		return
 	}

@@ -84,7 +84,7 @@ func snapshot(t testing.TB, sc *scenario, registry []byte) *mesh.Snapshot {
 	}
 	for _, w := range sc.NotReady {
 		n := serviceName(t, w)
-		s.Workloads[mesh.WorkloadName{Namespace: n.Namespace, Name: n.Name}].Ready = false
+		s.Workloads[mesh.WorkloadName(n)].Ready = false
 	}
 	for svc, slots := range sc.Slots {
 		name := serviceName(t, svc)

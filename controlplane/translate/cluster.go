@@ -1,6 +1,8 @@
 package translate
 
 import (
+	"fmt"
+
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
@@ -54,11 +56,21 @@ func (v *view) cluster(h *hostView, p mesh.Port, subset string) *clusterv3.Clust
 		}}),
 	}
 	if p.Protocol.IsHTTP() {
-		c.TypedExtensionProtocolOptions = map[string]*anypb.Any{httpOptions: pack(sidecarHTTP(policy.ConnectionPool))}
+		c.TypedExtensionProtocolOptions = map[string]*anypb.Any{httpOptions: sidecarHTTPOptions(policy.ConnectionPool)}
 	}
 	v.upstreamTLS(c, h, p)
 	return c
 }
+
+// sidecarHTTPOptions encodes sidecarHTTP; the default is encoded once.
+func sidecarHTTPOptions(pool *mesh.ConnectionPool) *anypb.Any {
+	if pool == nil {
+		return defaultSidecarHTTP
+	}
+	return pack(sidecarHTTP(pool))
+}
+
+var defaultSidecarHTTP = pack(sidecarHTTP(nil))
 
 // sidecarHTTP is HTTP/2 to another sidecar, with the keepalive that finds a frozen peer. Connections end before the
 // gateway's bound on their life would reset them.
@@ -112,7 +124,7 @@ func emptyCluster(name string) *clusterv3.Cluster {
 // metadata, each accepting exactly the identities that cluster serves the host with.
 func (v *view) upstreamTLS(c *clusterv3.Cluster, h *hostView, p mesh.Port) {
 	for _, src := range h.sources {
-		socket := transportSocket(upstreamContext(v.identities(src), p.Protocol.IsHTTP()))
+		socket := v.upstreamSocket(v.identities(src), p.Protocol.IsHTTP())
 		c.TransportSocketMatches = append(c.TransportSocketMatches, &clusterv3.Cluster_TransportSocketMatch{
 			Name: string(src.cluster),
 			Match: &structpb.Struct{Fields: map[string]*structpb.Value{
@@ -122,7 +134,16 @@ func (v *view) upstreamTLS(c *clusterv3.Cluster, h *hostView, p mesh.Port) {
 		})
 	}
 	// An endpoint without metadata matches nothing: it must not be sent clear text.
-	c.TransportSocket = transportSocket(upstreamContext(nil, p.Protocol.IsHTTP()))
+	c.TransportSocket = v.upstreamSocket(nil, p.Protocol.IsHTTP())
+}
+
+// upstreamSocket is mTLS to a server that has one of the identities; with none, to nobody.
+func (v *view) upstreamSocket(identities []string, http bool) *corev3.TransportSocket {
+	key := fmt.Sprint(http, identities)
+	if v.sockets[key] == nil {
+		v.sockets[key] = transportSocket(upstreamContext(identities, http))
+	}
+	return v.sockets[key]
 }
 
 func transportSocket(m proto.Message) *corev3.TransportSocket {

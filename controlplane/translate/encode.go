@@ -37,10 +37,6 @@ func pack(m proto.Message) *anypb.Any {
 	return &anypb.Any{TypeUrl: "type.googleapis.com/" + string(m.ProtoReflect().Descriptor().FullName()), Value: value}
 }
 
-func extension(name string, m proto.Message) *corev3.TypedExtensionConfig {
-	return &corev3.TypedExtensionConfig{Name: name, TypedConfig: pack(m)}
-}
-
 func duration(d time.Duration) *durationpb.Duration { return durationpb.New(d) }
 func u32(v uint32) *wrapperspb.UInt32Value          { return wrapperspb.UInt32(v) }
 func yes() *wrapperspb.BoolValue                    { return wrapperspb.Bool(true) }

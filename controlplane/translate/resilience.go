@@ -172,6 +172,12 @@ func retryPolicies(r *mesh.Retries) (idempotent, other *routev3.RetryPolicy) {
 	return retryPolicy(idempotentRetryOn, attempts, perTry), retryPolicy(safeRetryOn, attempts, perTry)
 }
 
+// A retry goes to another endpoint, and after every attempt to another priority.
+var (
+	previousHosts      = pack(&previoushostsv3.PreviousHostsPredicate{})
+	previousPriorities = pack(&previousprioritiesv3.PreviousPrioritiesConfig{UpdateFrequency: 1})
+)
+
 // retryPolicy makes a policy of Istio's comma-separated conditions; a number among them is a status code.
 func retryPolicy(on string, attempts uint32, perTry time.Duration) *routev3.RetryPolicy {
 	p := &routev3.RetryPolicy{
@@ -180,13 +186,13 @@ func retryPolicy(on string, attempts uint32, perTry time.Duration) *routev3.Retr
 		RetryHostPredicate: []*routev3.RetryPolicy_RetryHostPredicate{{
 			Name: "envoy.retry_host_predicates.previous_hosts",
 			ConfigType: &routev3.RetryPolicy_RetryHostPredicate_TypedConfig{
-				TypedConfig: pack(&previoushostsv3.PreviousHostsPredicate{}),
+				TypedConfig: previousHosts,
 			},
 		}},
 		RetryPriority: &routev3.RetryPolicy_RetryPriority{
 			Name: "envoy.retry_priorities.previous_priorities",
 			ConfigType: &routev3.RetryPolicy_RetryPriority_TypedConfig{
-				TypedConfig: pack(&previousprioritiesv3.PreviousPrioritiesConfig{UpdateFrequency: 1}),
+				TypedConfig: previousPriorities,
 			},
 		},
 		RetriableHeaders: []*routev3.HeaderMatcher{{

@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"slices"
 
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+
 	"isthmus.dev/isthmus/mesh"
 )
 
@@ -22,6 +24,9 @@ type view struct {
 	workloads map[string][]*mesh.Workload
 	hosts     []*hostView
 	byHost    map[mesh.Host]*hostView
+	// sockets are the upstream transport sockets made so far: most hosts share theirs, and encoding one costs more
+	// than the rest of a cluster.
+	sockets map[string]*corev3.TransportSocket
 }
 
 // hostView is one host as one proxy sees it.
@@ -53,7 +58,7 @@ func (src source) ports() []mesh.Port {
 }
 
 func newView(s *mesh.Snapshot, p ProxyID) *view {
-	v := &view{s: s, proxy: p, self: s.Trust.Self, workloads: map[string][]*mesh.Workload{}, byHost: map[mesh.Host]*hostView{}}
+	v := &view{s: s, proxy: p, self: s.Trust.Self, workloads: map[string][]*mesh.Workload{}, byHost: map[mesh.Host]*hostView{}, sockets: map[string]*corev3.TransportSocket{}}
 	if m, ok := s.Trust.Member(v.self); ok {
 		v.region = m.Region
 	}
