@@ -6,9 +6,9 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"path/filepath"
-	"time"
 
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
@@ -34,9 +34,6 @@ import (
 // federationSocket is where gateways hand over what is for the control plane.
 const federationSocket = "federation.sock"
 
-// documentsAtOnce bounds the documents sent to a peer that lags, in bytes; the rest follows.
-const documentsAtOnce = 4 << 20
-
 // federation is everything between this control plane and the others.
 type federation struct {
 	*controlPlane
@@ -59,8 +56,10 @@ func (cp *controlPlane) newFederation() (*federation, error) {
 		Dir: filepath.Join(folder, "own"), Trust: m.Trust, Verifier: m.Verifier, Signer: f.signer,
 		Document: f.documentVersion, Log: cp.log,
 		ChainAfter: func(v sync.DocumentVersion) []*docpb.Signed {
-			return m.Roster().ChainAfter(document.Version(v), documentsAtOnce)
+			return m.Roster().ChainAfter(document.Version(v), math.MaxInt)
 		},
+		// A member that subscribes is alive.
+		Subscribed: func(member mesh.ClusterName) { f.subscriber.Nudge(member) },
 	})
 	if err != nil {
 		return nil, err
@@ -68,6 +67,8 @@ func (cp *controlPlane) newFederation() (*federation, error) {
 	f.subscriber, err = sync.NewSubscriber(sync.SubscriberConfig{
 		Dir: filepath.Join(folder, "peers"), Trust: m.Trust, Verifier: m.Verifier,
 		Document: f.documentVersion, Documents: f.takeDocuments, Send: f.send, Log: cp.log,
+		// What a stream has found out outranks gossip.
+		Reachable: func(member mesh.ClusterName, reachable bool) { f.gossip.Report(member, reachable) },
 		Dial: func(ctx context.Context, member mesh.ClusterName) (net.Conn, error) {
 			return f.dialer.Dial(ctx, member, mesh.ALPNSync)
 		},
@@ -161,28 +162,16 @@ func (f *federation) followDocument(ctx context.Context) error {
 	return nil
 }
 
-// followLiveness lets streams and gossip help each other: a member that gossip finds alive is dialled at once, and
-// what a stream has found out outranks gossip.
+// followLiveness dials members at once that gossip finds alive.
 func (f *federation) followLiveness(ctx context.Context) error {
-	tick := time.NewTicker(sync.Heartbeat)
-	defer tick.Stop()
-	changed := f.gossip.Watch(ctx)
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-			for _, peer := range f.subscriber.Status() {
-				f.gossip.Report(peer.Cluster, peer.Connected)
-			}
-		case <-changed:
-			for _, peer := range f.gossip.Members() {
-				if peer.State == gossip.Ready {
-					f.subscriber.Nudge(peer.Name)
-				}
+	for range f.gossip.Watch(ctx) {
+		for _, peer := range f.gossip.Members() {
+			if peer.State == gossip.Ready {
+				f.subscriber.Nudge(peer.Name)
 			}
 		}
 	}
+	return nil
 }
 
 // signGossip and verifyGossip use the keys that sign catalogues.
