@@ -25,9 +25,9 @@ func TestMain(m *testing.M) {
 	case "":
 		os.Exit(m.Run())
 	case "write":
-		childWrites(os.Args[1], 0)
+		childWrites(os.Args[1], os.Args[2], 0)
 	case "fill":
-		childFills(os.Args[1])
+		childFills(os.Args[1], os.Args[2])
 	}
 }
 
@@ -63,11 +63,7 @@ func object(name string) mesh.ObjectName {
 
 // childWrites puts s0, s1… and prints the name of each once it is acknowledged.
 // With a size, each object has that many bytes, and the first error ends it.
-func childWrites(dir string, size int) {
-	run, err := os.MkdirTemp("", "i")
-	if err != nil {
-		panic(err)
-	}
+func childWrites(dir, run string, size int) {
 	server, err := Embedded(context.Background(), EmbeddedConfig{Dir: dir, RunDir: run})
 	if err != nil {
 		fmt.Printf("error %s: %v\n", hint.CodeOf(err), err)
@@ -96,7 +92,7 @@ func childWrites(dir string, size int) {
 
 func child(t *testing.T, what, dir string) (*exec.Cmd, *bufio.Scanner) {
 	t.Helper()
-	cmd := exec.Command(os.Args[0], dir)
+	cmd := exec.Command(os.Args[0], dir, shortDir(t))
 	cmd.Env = append(os.Environ(), childEnv+"="+what)
 	cmd.Stderr = os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
@@ -220,12 +216,12 @@ func scribble(path string, at int64, n int) error {
 
 // childFills mounts a small file system in namespaces of its own, fills it
 // through etcd and starts once more on the full disk.
-func childFills(dir string) {
+func childFills(dir, run string) {
 	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=24m"); err != nil {
 		fmt.Println("error mount:", err)
 		os.Exit(1)
 	}
-	childWrites(filepath.Join(dir, "etcd"), 400<<10)
+	childWrites(filepath.Join(dir, "etcd"), run, 400<<10)
 }
 
 // TestDiskFull: a full disk ends in an error that says so, not in a hang and not
