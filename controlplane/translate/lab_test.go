@@ -186,6 +186,7 @@ func (l *lab) server(s *mesh.Snapshot, pod int) (stopApp func()) {
 	for _, c := range b.clusters {
 		if addr, ok := apps[c["name"].(string)]; ok {
 			at := netip.MustParseAddrPort(addr)
+			delete(c, "upstreamBindConfig") // nothing is redirected here, and to mark takes a capability
 			rewrite(c, func(k string, v any) (string, any) {
 				if o, ok := v.(object); ok && k == "socketAddress" {
 					o["address"], o["portValue"] = at.Addr().String(), at.Port()

@@ -199,6 +199,7 @@ func appCluster(w *mesh.Workload, p *appPort) *clusterv3.Cluster {
 		ClusterDiscoveryType: &clusterv3.Cluster_Type{Type: clusterv3.Cluster_STATIC},
 		ConnectTimeout:       duration(defaultConnectTimeout),
 		CircuitBreakers:      circuitBreakers(nil),
+		UpstreamBindConfig:   inboundBind(),
 		LoadAssignment: &endpointv3.ClusterLoadAssignment{ClusterName: name, Endpoints: []*endpointv3.LocalityLbEndpoints{{
 			LbEndpoints: []*endpointv3.LbEndpoint{{HostIdentifier: &endpointv3.LbEndpoint_Endpoint{
 				Endpoint: &endpointv3.Endpoint{Address: socketAddress(w.Address.String(), p.number)},
@@ -218,4 +219,23 @@ func appCluster(w *mesh.Workload, p *appPort) *clusterv3.Cluster {
 		UpstreamProtocolOptions: &httpv3.HttpProtocolOptions_ExplicitHttpConfig_{ExplicitHttpConfig: explicit},
 	})}
 	return c
+}
+
+// InboundMark is the SO_MARK of connections to the application. The redirect tells them by it from the sidecar's other
+// connections: of those, the ones to the pod's own address come back to the inbound listener, because a sidecar that
+// picks its own pod is its own peer.
+const InboundMark = 0x1338
+
+// inboundBind replaces the mark that the bootstrap gives every connection. 1 and 36 are SOL_SOCKET and SO_MARK of Linux.
+func inboundBind() *corev3.BindConfig {
+	return &corev3.BindConfig{
+		SourceAddress: &corev3.SocketAddress{Address: "0.0.0.0", PortSpecifier: &corev3.SocketAddress_PortValue{PortValue: 0}},
+		SocketOptions: []*corev3.SocketOption{{
+			Description: "to the application",
+			Level:       1,
+			Name:        36,
+			Value:       &corev3.SocketOption_IntValue{IntValue: InboundMark},
+			State:       corev3.SocketOption_STATE_PREBIND,
+		}},
+	}
 }

@@ -55,7 +55,6 @@ func setPeer() []*setfilterstatev3.FilterStateValue {
 	return []*setfilterstatev3.FilterStateValue{{
 		Key:        &setfilterstatev3.FilterStateValue_ObjectKey{ObjectKey: peerKey},
 		FactoryKey: "envoy.string",
-		ReadOnly:   true,
 		Value: &setfilterstatev3.FilterStateValue_FormatString{FormatString: &corev3.SubstitutionFormatString{
 			Format: &corev3.SubstitutionFormatString_TextFormatSource{TextFormatSource: &corev3.DataSource{
 				Specifier: &corev3.DataSource_InlineString{InlineString: "%DOWNSTREAM_PEER_URI_SAN%"},

@@ -35,7 +35,8 @@ const (
 	Gateway Kind = "gateway"
 )
 
-// Mark is the SO_MARK of a sidecar's own connections, by which the redirect leaves them alone.
+// Mark is the SO_MARK of a sidecar's own connections, by which the redirect leaves them alone. Those to the application
+// have another, which comes with their clusters.
 const Mark = 0x1337
 
 // agentCluster is the static cluster that is the agent.

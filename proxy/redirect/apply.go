@@ -3,6 +3,8 @@ package redirect
 import (
 	"errors"
 	"fmt"
+	"net"
+	"net/netip"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
@@ -12,10 +14,13 @@ import (
 	"isthmus.dev/isthmus/internal/hint"
 )
 
-// Offsets in the TCP and UDP headers, which agree in them (RFC 9293, section 3.1; RFC 768). In bytes.
+// Offsets in bytes: in the TCP and UDP headers, which agree (RFC 9293, section 3.1; RFC 768), and in that of IPv4
+// (RFC 791, section 3.1).
 const (
-	destPortOffset = 2
-	destPortLength = 2
+	destPortOffset    = 2
+	destPortLength    = 2
+	destAddressOffset = 16
+	destAddressLength = 4
 )
 
 // Apply makes the plan's table what the plan says, in the network namespace of the calling thread, whatever it held
@@ -93,6 +98,9 @@ func expressions(rule Rule) []expr.Any {
 	if rule.OutInterface != "" {
 		equal(&expr.Meta{Key: expr.MetaKeyOIFNAME, Register: register}, interfaceName(rule.OutInterface))
 	}
+	if rule.NotTo.IsValid() {
+		exprs = append(exprs, notTo(rule.NotTo, register)...)
+	}
 	switch rule.Protocol {
 	case TCP:
 		equal(&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: register}, []byte{unix.IPPROTO_TCP})
@@ -110,6 +118,19 @@ func expressions(rule Rule) []expr.Any {
 	return append(exprs,
 		&expr.Immediate{Register: register, Data: binaryutil.BigEndian.PutUint16(rule.RedirectTo)},
 		&expr.Redir{RegisterProtoMin: register})
+}
+
+// notTo ends the rule for packets into a network.
+func notTo(network netip.Prefix, register uint32) []expr.Any {
+	base := network.Masked().Addr().As4()
+	return []expr.Any{
+		&expr.Payload{DestRegister: register, Base: expr.PayloadBaseNetworkHeader, Offset: destAddressOffset, Len: destAddressLength},
+		&expr.Bitwise{
+			SourceRegister: register, DestRegister: register, Len: destAddressLength,
+			Mask: net.CIDRMask(network.Bits(), 8*destAddressLength), Xor: make([]byte, destAddressLength),
+		},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: register, Data: base[:]},
+	}
 }
 
 // interfaceName is the name as the kernel compares it: all of IFNAMSIZ bytes.

@@ -278,6 +278,10 @@ func TestKernelRedirectsWhatThePodSends(t *testing.T) {
 		{"a virtual address", "240.240.0.10:80", 0, "outbound 240.240.0.10:80"},
 		{"a neighbour", remoteAddress + ":8080", 0, "outbound " + remoteAddress + ":8080"},
 		{"the sidecar's own connection", remoteAddress + ":8080", DefaultMark, "remote"},
+		{"the sidecar picks its own pod", podAddress + ":8080", DefaultMark, "inbound " + podAddress + ":8080"},
+		{"the sidecar calls the application", podAddress + ":8080", DefaultInboundMark, "app"},
+		{"the sidecar calls loopback", "127.0.0.1:8080", DefaultMark, "app"},
+		{"the application's connection elsewhere", remoteAddress + ":8080", DefaultInboundMark, "remote"},
 		{"another mark is not the sidecar's", remoteAddress + ":8080", 1, "outbound " + remoteAddress + ":8080"},
 		{"the pod's own address", podAddress + ":8080", 0, "app"},
 		{"loopback", "127.0.0.1:8080", 0, "app"},
@@ -320,7 +324,7 @@ func TestKernelRedirectsWhatThePodIsSent(t *testing.T) {
 		t.Errorf("the excluded port 9999 from outside reached %q, want the application", open)
 	}
 	// The sidecar hands the connection to the application over loopback.
-	if got := ask(podAddress+":8080", DefaultMark); !strings.HasPrefix(got, "app ") {
+	if got := ask(podAddress+":8080", DefaultInboundMark); !strings.HasPrefix(got, "app ") {
 		t.Errorf("the sidecar's connection to its own pod reached %q, want the application", got)
 	}
 }
@@ -362,8 +366,8 @@ func TestKernelReapplyChangesNothing(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if got := ruleCount(t); got != want || want != 6 {
-		t.Errorf("%d rules after applying four times, %d after once; want 6", got, want)
+	if got := ruleCount(t); got != want || want != 8 {
+		t.Errorf("%d rules after applying four times, %d after once; want 8", got, want)
 	}
 	fmt.Fprint(conn, "still there?")
 	if got := firstLine(conn); got != "still there?" {
@@ -385,8 +389,8 @@ func TestKernelApplyReplacesAnotherPlan(t *testing.T) {
 	if got := ask("240.240.0.10:80", 0); got != "new 240.240.0.10:80" {
 		t.Errorf("after another plan: %q", got)
 	}
-	if n := ruleCount(t); n != 6 {
-		t.Errorf("%d rules, want the new plan's 6", n)
+	if n := ruleCount(t); n != 8 {
+		t.Errorf("%d rules, want the new plan's 8", n)
 	}
 }
 

@@ -11,13 +11,15 @@ package redirect
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 )
 
-// Ports of the sidecar and its mark, where a Config does not say otherwise.
+// Ports of the sidecar and its marks, where a Config does not say otherwise.
 const (
 	DefaultMark         = 0x1337
+	DefaultInboundMark  = 0x1338
 	DefaultOutboundPort = 15001
 	DefaultInboundPort  = 15006
 	DefaultDNSPort      = 15053
@@ -29,8 +31,13 @@ const dnsPort = 53
 
 // Config says where traffic is sent. The zero value is what every sidecar uses.
 type Config struct {
-	// Mark is what the sidecar's own sockets carry (SO_MARK); their packets are left alone. 0: DefaultMark.
+	// Mark is what the sidecar's own sockets carry (SO_MARK); their packets are left alone, but for those to the pod
+	// itself: a sidecar that picks its own pod to answer calls it as it calls any other, through InboundPort. 0:
+	// DefaultMark.
 	Mark uint32
+	// InboundMark is what the sidecar's sockets to the application carry; their packets are left alone. 0:
+	// DefaultInboundMark.
+	InboundMark uint32
 	// OutboundPort takes the TCP connections that the pod makes, on 127.0.0.1. 0: DefaultOutboundPort.
 	OutboundPort uint16
 	// InboundPort takes the TCP connections made to the pod; what listens there must do so on every address,
@@ -69,9 +76,11 @@ type Rule struct {
 	Mark         uint32
 	InInterface  string
 	OutInterface string
-	Protocol     Protocol
-	DestPort     uint16 // only together with Protocol
-	RedirectTo   uint16
+	// NotTo is a network of IPv4 that the destination is not in.
+	NotTo      netip.Prefix
+	Protocol   Protocol
+	DestPort   uint16 // only together with Protocol
+	RedirectTo uint16
 }
 
 // Chain is the rules at one hook, the first that matches decides. All chains are of type nat: the rules see the first
@@ -98,8 +107,11 @@ const (
 	preroutingPriority = -100
 )
 
-// New is the plan of a config. Its order matters: the sidecar's own packets first, or it would talk to itself; DNS
-// before the loopback interface, or a resolver at 127.0.0.53 would not be reached; loopback before the rest, so that
+// loopback is what a program means that calls its own machine (RFC 1122, section 3.2.1.3).
+var loopback = netip.MustParsePrefix("127.0.0.0/8")
+
+// New is the plan of a config. Its order matters: what the sidecar hands to the application first, or it would meet
+// itself; then what it sends to the pod's own address, where it is its own peer; then all its other packets; DNS before the loopback interface, or a resolver at 127.0.0.53 would not be reached; loopback before the rest, so that
 // processes of one pod talk to each other directly.
 func New(config Config) (Plan, error) {
 	config = config.withDefaults()
@@ -114,6 +126,8 @@ func New(config Config) (Plan, error) {
 	inbound = append(inbound, Rule{InInterface: config.Interface, Protocol: TCP, RedirectTo: config.InboundPort})
 	return Plan{Table: table, Chains: []Chain{
 		{Name: "output", Hook: Output, Priority: outputPriority, Rules: []Rule{
+			{Mark: config.InboundMark},
+			{Mark: config.Mark, OutInterface: "lo", NotTo: loopback, Protocol: TCP, RedirectTo: config.InboundPort},
 			{Mark: config.Mark},
 			{Protocol: UDP, DestPort: dnsPort, RedirectTo: config.DNSPort},
 			{Protocol: TCP, DestPort: dnsPort, RedirectTo: config.DNSPort},
@@ -128,6 +142,9 @@ func New(config Config) (Plan, error) {
 func (c Config) withDefaults() Config {
 	if c.Mark == 0 {
 		c.Mark = DefaultMark
+	}
+	if c.InboundMark == 0 {
+		c.InboundMark = DefaultInboundMark
 	}
 	if c.OutboundPort == 0 {
 		c.OutboundPort = DefaultOutboundPort
@@ -161,6 +178,9 @@ func (c Config) validate() error {
 	if c.OutboundPort == c.InboundPort || c.OutboundPort == c.DNSPort || c.InboundPort == c.DNSPort {
 		errs = append(errs, fmt.Errorf("outbound, inbound and DNS ports %d, %d and %d must differ", c.OutboundPort, c.InboundPort, c.DNSPort))
 	}
+	if c.Mark == c.InboundMark {
+		errs = append(errs, fmt.Errorf("mark %#x: the sidecar's calls and those to the application must differ", c.Mark))
+	}
 	return errors.Join(errs...)
 }
 
@@ -193,6 +213,9 @@ func (r Rule) String() string {
 	}
 	if r.OutInterface != "" {
 		parts = append(parts, fmt.Sprintf("oifname %q", r.OutInterface))
+	}
+	if r.NotTo.IsValid() {
+		parts = append(parts, "ip daddr != "+r.NotTo.String())
 	}
 	switch {
 	case r.DestPort != 0:

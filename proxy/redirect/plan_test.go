@@ -16,6 +16,8 @@ func TestPlan(t *testing.T) {
 		{"every sidecar's", Config{}, `table ip isthmus {
 	chain output {
 		type nat hook output priority -100; policy accept;
+		meta mark 0x00001338 return
+		meta mark 0x00001337 oifname "lo" ip daddr != 127.0.0.0/8 meta l4proto tcp redirect to :15006
 		meta mark 0x00001337 return
 		udp dport 53 redirect to :15053
 		tcp dport 53 redirect to :15053
@@ -30,10 +32,12 @@ func TestPlan(t *testing.T) {
 }
 `},
 		{"excluded ports come first, in order, once", Config{
-			Mark: 7, OutboundPort: 1, InboundPort: 2, DNSPort: 3, Interface: "net1", ExcludeInbound: []uint16{9090, 22, 9090},
+			Mark: 7, InboundMark: 8, OutboundPort: 1, InboundPort: 2, DNSPort: 3, Interface: "net1", ExcludeInbound: []uint16{9090, 22, 9090},
 		}, `table ip isthmus {
 	chain output {
 		type nat hook output priority -100; policy accept;
+		meta mark 0x00000008 return
+		meta mark 0x00000007 oifname "lo" ip daddr != 127.0.0.0/8 meta l4proto tcp redirect to :2
 		meta mark 0x00000007 return
 		udp dport 53 redirect to :3
 		tcp dport 53 redirect to :3
@@ -70,6 +74,7 @@ func TestNewRefuses(t *testing.T) {
 		{"no interface has such a name", Config{Interface: "eth 0"}, "without spaces"},
 		{"loopback is never redirected", Config{Interface: "lo"}, "directly"},
 		{"no port", Config{ExcludeInbound: []uint16{0}}, "port 0"},
+		{"one mark for two purposes", Config{Mark: 7, InboundMark: 7}, "must differ"},
 		{"one listener for two purposes", Config{OutboundPort: 15006}, "must differ"},
 	} {
 		if _, err := New(tc.config); err == nil || !strings.Contains(err.Error(), tc.says) {
