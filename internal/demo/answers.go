@@ -12,6 +12,8 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"isthmus.dev/isthmus/api/admin"
+	"isthmus.dev/isthmus/api/rpc/adminrpc"
 	"isthmus.dev/isthmus/internal/cli/exit"
 	"isthmus.dev/isthmus/internal/demo/topology"
 	"isthmus.dev/isthmus/internal/hint"
@@ -46,6 +48,44 @@ func awaitAnswers(ctx context.Context, cfg Config, live Live) error {
 	return err
 }
 
+// allHealthy says which instances of a service a cluster does not know to answer: until it does, they may get no requests
+// though they are alive.
+func allHealthy(ctx context.Context, live Live, from string, to topology.Service) error {
+	socket, err := AdminSocket(live.Document.Dir, from)
+	if err != nil {
+		return err
+	}
+	conn, err := dialAdmin(socket)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	reply, err := adminrpc.NewMeshClient(conn).ListServices(ctx, &admin.ListServicesRequest{})
+	if err != nil {
+		return err
+	}
+	healthy := map[string]uint32{}
+	for _, s := range reply.GetServices() {
+		for _, c := range s.GetClusters() {
+			if s.GetName() == to.Name {
+				healthy[c.GetName()] = c.GetHealthy()
+			}
+		}
+	}
+	for _, c := range live.Topology.Clusters {
+		want := uint32(0)
+		for _, i := range c.Instances {
+			if i.Service.Name == to.Name {
+				want++
+			}
+		}
+		if healthy[c.Name] < want {
+			return fmt.Errorf("cluster %s knows %d of %d instances of %s in %s to answer", from, healthy[c.Name], want, to.Name, c.Name)
+		}
+	}
+	return nil
+}
+
 func awaitAnswer(ctx context.Context, cfg Config, live Live, from string, to topology.Service) error {
 	var last error
 	for {
@@ -65,8 +105,11 @@ func awaitAnswer(ctx context.Context, cfg Config, live Live, from string, to top
 	}
 }
 
-// answeredByCall sends one request as a person would, by `isthmus demo call`.
+// answeredByCall sends one request as a person would, by `isthmus demo call`, once all instances are known to answer.
 func answeredByCall(ctx context.Context, live Live, from string, to topology.Service) error {
+	if err := allHealthy(ctx, live, from, to); err != nil {
+		return err
+	}
 	own, err := os.Executable()
 	if err != nil {
 		return fmt.Errorf("find own program: %w", err)

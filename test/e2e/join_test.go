@@ -49,7 +49,7 @@ func TestJoin(t *testing.T) {
 	d := up(t, "--no-join", "--no-app")
 	good := token(t, d, "west")
 	refused(t, "a token cut short", d.join(t, "west", good[:len(good)/2]), "token_truncated")
-	refused(t, "a token with a changed letter", d.join(t, "west", good[:20]+"A"+good[21:]), "token_malformed")
+	refused(t, "a token with a changed letter", d.join(t, "west", good[:20]+"A"+good[21:]), "token_truncated")
 	refused(t, "a token for another cluster", d.join(t, "north", good), "token_for_other_cluster")
 	short := token(t, d, "west", "--ttl", "1s")
 	time.Sleep(1100 * time.Millisecond) // its life

@@ -23,10 +23,11 @@ const domain = "isthmus.dev"
 
 // Status turns err into an error that gRPC sends with its hint and code. The kind is that of a status already in err's
 // chain, else what the context or the file system says, else FailedPrecondition for an error that was given a code by
-// us, else Internal. Status(nil) is nil.
+// us, else Internal. Status(nil) is nil, and what Status has made comes back unchanged: a method that calls it may be
+// served with ServerOptions.
 func Status(err error) error {
-	if err == nil {
-		return nil
+	if err == nil || made(err) {
+		return err
 	}
 	st := status.New(kind(err), message(err))
 	code, fix := hint.CodeOf(err), hint.Of(err)
@@ -38,6 +39,20 @@ func Status(err error) error {
 		st = detailed
 	}
 	return st.Err()
+}
+
+// made tells whether err is what Status gave.
+func made(err error) bool {
+	st, ok := err.(interface{ GRPCStatus() *status.Status })
+	if !ok {
+		return false
+	}
+	for _, detail := range st.GRPCStatus().Details() {
+		if info, ok := detail.(*errdetails.ErrorInfo); ok && info.GetDomain() == domain {
+			return true
+		}
+	}
+	return false
 }
 
 // message is err's text, without the "rpc error: code = … desc = " of a status that was returned unwrapped.

@@ -36,6 +36,9 @@ func TestAcross(t *testing.T) {
 			if got.Error() != test.text || hint.Of(got) != test.fix || hint.CodeOf(got) != test.code || status.Code(got) != test.kind {
 				t.Errorf("got %q, hint %q, code %q, %v", got, hint.Of(got), hint.CodeOf(got), status.Code(got))
 			}
+			if twice := wire.Error(wire.Status(wire.Status(test.err))); hint.Of(twice) != test.fix || hint.CodeOf(twice) != test.code {
+				t.Errorf("answered twice over: hint %q, code %q", hint.Of(twice), hint.CodeOf(twice))
+			}
 			again := wire.Error(wire.Status(got)) // a control plane that passes on what another one answered
 			if again.Error() != test.text || hint.Of(again) != test.fix || hint.CodeOf(again) != test.code || status.Code(again) != test.kind {
 				t.Errorf("passed on: got %q, hint %q, code %q, %v", again, hint.Of(again), hint.CodeOf(again), status.Code(again))
