@@ -46,7 +46,7 @@ demo: build ## three clusters with real Envoy on this machine, no root needed; C
 	@exec bin/isthmus demo up
 
 .PHONY: test
-test: build capabilities unit race e2e ## all tests: unit, race, end to end
+test: build capabilities unit e2e ## all tests: unit and end to end
 
 # Names what this machine lacks before the tests that need it fail.
 .PHONY: capabilities

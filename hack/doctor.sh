@@ -80,9 +80,9 @@ python() {
 
 tests() {
 	if command -v "${CC:-cc}" >/dev/null || command -v gcc >/dev/null; then
-		ok "C compiler (make race, make test)"
+		ok "C compiler (make race)"
 	else
-		warn "no C compiler; make test needs one for Go's race detector" "install gcc"
+		warn "no C compiler; make race needs one for Go's race detector" "install gcc"
 	fi
 }
 
