@@ -22,10 +22,18 @@ type world struct {
 	requests []Request
 	replies  []Response
 	sent     int // responses ever sent
+	// warming are clusters whose endpoints have not come since they were sent. As long as there is one, Envoy does not
+	// acknowledge clusters.
+	warming map[string]bool
+	ended   map[string]bool // clusters whose warming ended without endpoints
 }
 
 func (w *world) connect() {
 	w.requests, w.replies = w.client.Connect(), nil
+	w.warming = map[string]bool{}
+	if w.ended == nil {
+		w.ended = map[string]bool{}
+	}
 	w.session = NewSession(w.cfg)
 	w.say(w.session.Update(w.state))
 }
@@ -50,6 +58,7 @@ func (w *world) deliver(toServer bool) bool {
 	if toServer && len(w.requests) > 0 {
 		req := w.requests[0]
 		w.requests = w.requests[1:]
+		w.t.Logf("client: %+v", req)
 		w.say(w.session.Request(req))
 		return true
 	}
@@ -58,12 +67,21 @@ func (w *world) deliver(toServer bool) bool {
 	}
 	resp := w.replies[0]
 	w.replies = w.replies[1:]
+	w.t.Logf("server: %v", said([]Response{resp}))
 	if err := w.client.Receive(resp); err != nil {
 		w.t.Fatalf("receive %v: %v", said([]Response{resp}), err)
 	}
 	if w.envoy {
+		if resp.TypeURL == EndpointType {
+			for _, name := range resp.Removed {
+				w.ended[name] = true
+			}
+		}
 		w.follow(resp.TypeURL)
 		w.intact(resp)
+		if w.warm(resp) {
+			return true
+		}
 	}
 	for _, r := range resp.Resources {
 		if w.refuses && string(r.Body.Value) == "bad" {
@@ -75,6 +93,36 @@ func (w *world) deliver(toServer bool) bool {
 	req, _ := w.client.Ack(resp.TypeURL)
 	w.requests = append(w.requests, req)
 	return true
+}
+
+// warm tells whether the acknowledgement of resp is held back.
+func (w *world) warm(resp Response) bool {
+	for _, r := range resp.Resources {
+		switch resp.TypeURL {
+		case ClusterType:
+			w.warming[r.Name] = true
+		case EndpointType:
+			delete(w.warming, r.Name)
+		}
+	}
+	if resp.TypeURL == EndpointType {
+		for _, name := range resp.Removed {
+			delete(w.warming, name) // Envoy takes it for an answer
+		}
+	}
+	for name := range w.warming {
+		if _, ok := w.client.State().Get(ClusterType, name); !ok {
+			delete(w.warming, name)
+		}
+	}
+	if resp.TypeURL == ClusterType {
+		return len(w.warming) > 0
+	}
+	if len(w.warming) == 0 && w.client.Pending(ClusterType) {
+		req, _ := w.client.Ack(ClusterType)
+		w.requests = append(w.requests, req)
+	}
+	return false
 }
 
 // bad names the resources at fault half of the time; otherwise the client goes back on all of the response.
@@ -133,12 +181,13 @@ func (w *world) follow(typeURL string) {
 	}
 }
 
-// intact: no route of the client ever refers to a cluster it does not have, or has without endpoints.
+// intact: no route of the client ever refers to a cluster it does not have, or has without endpoints. One exception: a
+// cluster that left the State after it was sent and before its endpoints were has none until the routes have followed.
 func (w *world) intact(after Response) {
 	for route := range w.client.State().All(RouteType) {
 		for _, cluster := range strings.Split(string(route.Body.Value), ",") {
 			for _, typ := range []string{ClusterType, EndpointType} {
-				if _, ok := w.client.State().Get(typ, cluster); !ok {
+				if _, ok := w.client.State().Get(typ, cluster); !ok && (typ == ClusterType || !w.ended[cluster]) {
 					w.t.Fatalf("after %v: route %s=%s, but no %s %s", said([]Response{after}), route.Name, route.Body.Value, typ, cluster)
 				}
 			}

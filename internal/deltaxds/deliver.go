@@ -18,16 +18,17 @@ func (s *Session) next() []Response {
 	ready := true // every type so far has been delivered
 	for _, t := range types {
 		sub := s.subs[t]
-		if !ready || (compareTypes(t, EndpointType) > 0 && len(s.awaited) > 0) {
+		if compareTypes(t, EndpointType) > 0 && len(s.awaited) > 0 {
 			ready = false
-			break
 		}
-		if sub.inFlight == nil {
+		// Endpoints only follow their cluster, they do not wait for its acknowledgement: Envoy gives that when the
+		// clusters have warmed, and they warm when their endpoints have come.
+		if (ready || t == EndpointType) && sub.inFlight == nil {
 			if r, ok := s.addition(sub); ok {
 				out = append(out, r)
 			}
 		}
-		ready = sub.delivered()
+		ready = ready && sub.delivered()
 	}
 	if s.young == 0 && (ready || s.onlyEndpointsWait(types)) {
 		out = append(out, s.removals(types)...)
@@ -37,7 +38,7 @@ func (s *Session) next() []Response {
 
 // delivered tells whether nothing of the type waits but removals.
 func (sub *subscription) delivered() bool {
-	return sub.inFlight == nil && len(sub.dirty) == 0 && len(sub.retry) == 0
+	return sub.inFlight == nil && len(sub.dirty) == 0 && len(sub.retry) == 0 && len(sub.absent) == 0
 }
 
 // onlyEndpointsWait tells whether removals may go ahead though additions wait: endpoints that change all the time
@@ -89,13 +90,34 @@ func (s *Session) addition(sub *subscription) (Response, bool) {
 			return s.sendNames(sub, part), true
 		}
 	}
-	if len(sub.dirty) > 0 {
-		return s.sendNames(sub, slices.Sorted(maps.Keys(sub.dirty))), true
+	if names := s.sendable(sub); len(names) > 0 {
+		return s.sendNames(sub, names), true
 	}
-	if sub.owes && len(sub.gone) == 0 {
+	if len(sub.absent) > 0 {
+		names := slices.Sorted(maps.Keys(sub.absent))
+		names = names[:min(len(names), s.cfg.MaxResources)]
+		for _, name := range names {
+			delete(sub.absent, name)
+		}
+		return s.send(sub, nil, names), true
+	}
+	if sub.owes && len(sub.gone)+len(sub.dirty) == 0 {
 		return s.send(sub, nil, nil), true
 	}
 	return Response{}, false
+}
+
+// sendable gives what the client lacks of a type and may have now, sorted: endpoints not before their cluster was sent
+// for the first time, after which they would have to be sent again.
+func (s *Session) sendable(sub *subscription) []string {
+	names := slices.Sorted(maps.Keys(sub.dirty))
+	if clusters := s.subs[ClusterType]; sub.typeURL == EndpointType && clusters != nil {
+		names = slices.DeleteFunc(names, func(name string) bool {
+			_, sent := clusters.known[name]
+			return clusters.dirty[name] && !sent
+		})
+	}
+	return names
 }
 
 // sendNames sends as many of names, which the State has, as fit one response.

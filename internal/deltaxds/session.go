@@ -33,7 +33,8 @@ const youngTicks = 2
 // Update.
 //
 // Invariants: at most one response a type is in flight; a type's resources are sent only while every earlier type (see
-// order) has nothing in flight or waiting; removals are sent in reverse order and only when no addition waits.
+// order) has nothing in flight or waiting, but for endpoints, which are sent right after their cluster; removals are sent
+// in reverse order and only when no addition waits.
 type Session struct {
 	cfg     Config
 	state   State
@@ -55,6 +56,8 @@ type subscription struct {
 	known map[string]string
 	dirty map[string]bool // to be sent
 	gone  map[string]bool // to be removed
+	// absent are names that do not exist and that the client waits for; unlike removals this is said at once.
+	absent map[string]bool
 	// retry are parts of a refused response, each to be sent alone to find the resource at fault; suspect are their names.
 	retry   [][]string
 	suspect map[string]string
@@ -98,6 +101,14 @@ func (s *Session) Update(state State) []Response {
 		for _, name := range slices.Concat(changed, removed) {
 			if sub.wants(name) {
 				s.mark(sub, name)
+			}
+		}
+	}
+	if endpoints := s.subs[EndpointType]; endpoints != nil && !first {
+		_, removed := Diff(old, state, ClusterType)
+		for _, name := range removed {
+			if _, had := old.Get(EndpointType, name); !had && endpoints.names[name] {
+				s.mark(endpoints, name)
 			}
 		}
 	}
@@ -149,6 +160,7 @@ func newSubscription(req Request) *subscription {
 		known:   map[string]string{},
 		dirty:   map[string]bool{},
 		gone:    map[string]bool{},
+		absent:  map[string]bool{},
 		suspect: map[string]string{},
 		refused: map[string]string{},
 	}
@@ -174,6 +186,12 @@ func (s *Session) subscribe(sub *subscription, req Request, first bool) {
 		if name == Wildcard {
 			again := sub.wildcard
 			sub.wildcard = true
+			if sub.typeURL == EndpointType {
+				for known := range sub.known {
+					s.arrived(sub, known)
+				}
+				clear(s.awaited)
+			}
 			if !first && !again {
 				s.markAll(sub)
 			}
@@ -181,14 +199,11 @@ func (s *Session) subscribe(sub *subscription, req Request, first bool) {
 		}
 		sub.names[name] = true
 		if sub.typeURL == EndpointType {
-			delete(s.awaited, name)
+			s.arrived(sub, name)
 		}
 		if !first {
 			sub.stale(name)
 			s.mark(sub, name)
-			if s.cfg.Authoritative && s.updated && !s.has(sub.typeURL, name) {
-				sub.gone[name] = true
-			}
 		}
 	}
 	for _, name := range req.Unsubscribe {
@@ -208,6 +223,7 @@ func (s *Session) subscribe(sub *subscription, req Request, first bool) {
 			}
 			maps.DeleteFunc(sub.dirty, func(name string, _ bool) bool { return !sub.wants(name) })
 			maps.DeleteFunc(sub.gone, func(name string, _ bool) bool { return !sub.wants(name) })
+			maps.DeleteFunc(sub.absent, func(name string, _ bool) bool { return !sub.wants(name) })
 		case sub.wildcard:
 			sub.known[name] = ""
 			s.mark(sub, name)
@@ -220,11 +236,21 @@ func (s *Session) subscribe(sub *subscription, req Request, first bool) {
 	}
 }
 
+// arrived notes that the client subscribed to the endpoints of a cluster. If the cluster was sent before, they have to
+// follow even if the client has them from an earlier stream.
+func (s *Session) arrived(endpoints *subscription, name string) {
+	if _, ok := s.awaited[name]; ok || s.warms(name) {
+		endpoints.stale(name)
+		delete(s.awaited, name)
+	}
+}
+
 // forget drops everything about a name the client no longer wants.
 func (sub *subscription) forget(name string) {
 	delete(sub.known, name)
 	delete(sub.dirty, name)
 	delete(sub.gone, name)
+	delete(sub.absent, name)
 	delete(sub.suspect, name)
 	delete(sub.refused, name)
 }
@@ -238,23 +264,21 @@ func (sub *subscription) stale(name string) {
 
 // markAll decides anew about everything the client wants or has.
 func (s *Session) markAll(sub *subscription) {
+	all := maps.Clone(sub.names)
 	for name := range sub.known {
 		if sub.wants(name) {
-			s.mark(sub, name)
+			all[name] = true
 		} else {
 			delete(sub.known, name)
 		}
 	}
 	if sub.wildcard {
 		for r := range s.state.All(sub.typeURL) {
-			s.mark(sub, r.Name)
+			all[r.Name] = true
 		}
 	}
-	for name := range sub.names {
+	for name := range all {
 		s.mark(sub, name)
-		if s.cfg.Authoritative && !s.has(sub.typeURL, name) {
-			sub.gone[name] = true
-		}
 	}
 }
 
@@ -272,6 +296,7 @@ func (s *Session) mark(sub *subscription, name string) {
 	}
 	if exists {
 		delete(sub.gone, name)
+		delete(sub.absent, name)
 		version, has := sub.known[name]
 		if (has && version == r.Version) || sub.suspect[name] != "" || sub.refused[name] != "" {
 			delete(sub.dirty, name)
@@ -281,8 +306,12 @@ func (s *Session) mark(sub *subscription, name string) {
 		return
 	}
 	delete(sub.dirty, name)
-	_, has := sub.known[name]
+	version, has := sub.known[name]
 	switch {
+	case sub.names[name] && s.nonexistent(sub.typeURL, name) && (!has || sub.typeURL == EndpointType && (version == "" || s.warms(name))):
+		delete(sub.known, name)
+		delete(sub.gone, name)
+		sub.absent[name] = true
 	case !has:
 	case sub.wildcard || s.cfg.Authoritative:
 		sub.gone[name] = true
@@ -292,6 +321,22 @@ func (s *Session) mark(sub *subscription, name string) {
 	if len(sub.refused)+len(sub.retry) == 0 && len(sub.gone) == 0 && sub.inFlight == nil {
 		sub.nack = "" // what was refused is no more, and no acknowledgement will follow
 	}
+}
+
+// nonexistent tells whether a name that is not in the State may be called so: a copy that is filling knows it of the
+// endpoints of a cluster that is not there either, which would otherwise warm until Envoy gives up.
+func (s *Session) nonexistent(typeURL, name string) bool {
+	return s.cfg.Authoritative || typeURL == EndpointType && s.subs[ClusterType] != nil && !s.has(ClusterType, name)
+}
+
+// warms tells whether the client may be warming a cluster: it was sent and is not acknowledged.
+func (s *Session) warms(cluster string) bool {
+	clusters := s.subs[ClusterType]
+	if clusters == nil || clusters.inFlight == nil {
+		return false
+	}
+	_, sent := clusters.inFlight.versions[cluster]
+	return sent
 }
 
 // answer takes the client's verdict on a response, if req carries one.

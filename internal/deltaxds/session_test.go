@@ -132,16 +132,16 @@ func TestMakeBeforeBreak(t *testing.T) {
 	p.ask("secrets", SecretType, []string{"ca"}, "Secret ca=1")
 	p.ask("clusters wait for secrets", ClusterType, nil)
 	p.ack("secrets are in place", SecretType, "Cluster old=1")
-	p.ask("endpoints wait for the clusters' acknowledgement", EndpointType, []string{"old"})
-	p.ack("clusters are in place", ClusterType, "ClusterLoadAssignment old=1")
+	p.ask("endpoints follow their cluster, which warms until they come", EndpointType, []string{"old"}, "ClusterLoadAssignment old=1")
 	p.ask("listeners wait", ListenerType, nil)
 	p.ask("routes wait", RouteType, []string{"r"})
-	p.ack("endpoints are in place", EndpointType, "Listener l=1")
+	p.ack("endpoints are in place", EndpointType)
+	p.ack("clusters have warmed", ClusterType, "Listener l=1")
 	p.ack("listeners are in place", ListenerType, "RouteConfiguration r=old")
 	p.ack("all done", RouteType)
 
 	p.update("the new cluster comes first", stateOf("c:new=1", "e:new=1", "l:l=1", "r:r=new", "s:ca=1"), "Cluster new=1")
-	p.ack("routes wait for the new cluster's endpoints", ClusterType)
+	p.ack("routes wait for the new cluster's endpoints, acknowledged or not", ClusterType)
 	if !p.s.Waiting() {
 		t.Error("Waiting is false while routes are held back")
 	}
@@ -159,7 +159,8 @@ func TestReturningClientRemovesLast(t *testing.T) {
 	p.update("", stateOf("c:b=1", "e:b=1", "r:r=b"))
 	p.expect("the client has spoken of clusters only", p.s.Request(Request{TypeURL: ClusterType, InitialVersions: map[string]string{"a": "v-1"}}), "Cluster b=1")
 	p.ack("", ClusterType)
-	p.expect("", p.s.Request(Request{TypeURL: EndpointType, Subscribe: []string{"a", "b"}}), "ClusterLoadAssignment b=1")
+	p.expect("", p.s.Request(Request{TypeURL: EndpointType, Subscribe: []string{"a", "b"},
+		InitialVersions: map[string]string{"a": "v-1"}}), "ClusterLoadAssignment b=1")
 	p.ack("", EndpointType)
 	p.expect("", p.s.Tick())
 	p.expect("its route still points to a", p.s.Request(Request{TypeURL: RouteType, Subscribe: []string{"r"}, InitialVersions: map[string]string{"r": "v-a"}}), "RouteConfiguration r=b")
@@ -174,8 +175,8 @@ func TestRemovalsInReverse(t *testing.T) {
 		p.s.Request(Request{TypeURL: typ, Subscribe: []string{"*"}})
 	}
 	p.update("fill", stateOf("c:a=1", "e:a=1", "l:a=1", "r:a=1", "s:a=1"), "Secret a=1")
-	p.ack("", SecretType, "Cluster a=1")
-	p.ack("", ClusterType, "ClusterLoadAssignment a=1")
+	p.ack("", SecretType, "Cluster a=1", "ClusterLoadAssignment a=1")
+	p.ack("", ClusterType)
 	p.ack("", EndpointType, "Listener a=1")
 	p.ack("", ListenerType, "RouteConfiguration a=1")
 	p.ack("", RouteType)
@@ -191,13 +192,24 @@ func TestEndpointsFollowTheirCluster(t *testing.T) {
 	p := newScript(t, Config{})
 	p.update("", stateOf("c:a=1", "e:a=1", "e:b=1", "c:b=1"))
 	p.ask("", ClusterType, nil, "Cluster a=1 b=1")
-	p.ask("", EndpointType, []string{"a", "b"})
-	p.ack("", ClusterType, "ClusterLoadAssignment a=1 b=1")
+	p.ask("", EndpointType, []string{"a", "b"}, "ClusterLoadAssignment a=1 b=1")
+	p.ack("", ClusterType)
 	p.ack("", EndpointType)
-	p.update("the cluster changes, its endpoints do not", stateOf("c:a=2", "e:a=1", "e:b=1", "c:b=1"), "Cluster a=2")
-	p.ack("Envoy warms the cluster until endpoints arrive and does not ask", ClusterType, "ClusterLoadAssignment a=1")
+	p.update("the cluster changes, its endpoints do not; Envoy warms it until they come and does not ask",
+		stateOf("c:a=2", "e:a=1", "e:b=1", "c:b=1"), "Cluster a=2", "ClusterLoadAssignment a=1")
+	p.ack("", ClusterType)
 	p.ack("", EndpointType)
 	p.update("endpoints alone touch one resource", stateOf("c:a=2", "e:a=1", "e:b=2", "c:b=1"), "ClusterLoadAssignment b=2")
+}
+
+func TestWarmingEndsWhenTheClusterGoes(t *testing.T) {
+	p := newScript(t, Config{})
+	p.update("endpoints have not come yet", stateOf("c:a=1"))
+	p.ask("", ClusterType, nil, "Cluster a=1")
+	p.ask("the client warms the cluster and acknowledges nothing until then", EndpointType, []string{"a"})
+	p.update("they never will", State{}, "ClusterLoadAssignment -a")
+	p.ack("", EndpointType)
+	p.ack("", ClusterType, "Cluster -a")
 }
 
 func TestHeldBackForEverIsBounded(t *testing.T) {
@@ -316,7 +328,7 @@ func TestEndpointChurnDoesNotStarveRemovals(t *testing.T) {
 	p := newScript(t, Config{})
 	p.s.Request(Request{TypeURL: ClusterType})
 	p.s.Request(Request{TypeURL: EndpointType, Subscribe: []string{"a", "b"}})
-	p.update("", stateOf("c:a=1", "c:b=1", "e:a=1", "e:b=1"), "Cluster a=1 b=1")
-	p.ack("", ClusterType, "ClusterLoadAssignment a=1 b=1")
+	p.update("", stateOf("c:a=1", "c:b=1", "e:a=1", "e:b=1"), "Cluster a=1 b=1", "ClusterLoadAssignment a=1 b=1")
+	p.ack("", ClusterType)
 	p.update("endpoints in flight, a cluster goes", stateOf("c:a=1", "e:a=2"), "Cluster -b")
 }

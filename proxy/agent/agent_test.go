@@ -43,6 +43,7 @@ type scene struct {
 	answer        string // of the path /
 	bad           bool   // one listener more, which Envoy refuses
 	taken         uint32 // a port of 127.0.0.1 for one listener more; 0: none
+	more          string // a second cluster of the application, and the prefix of its route; "": none
 }
 
 func pack(m proto.Message) *anypb.Any {
@@ -86,12 +87,22 @@ func (s scene) state(t *testing.T) deltaxds.State {
 	add := func(typeURL, name string, m proto.Message) {
 		state = state.Apply(typeURL, []deltaxds.Resource{must(deltaxds.New(name, m))(t)}, nil)
 	}
-	add(deltaxds.ClusterType, "app", &clusterv3.Cluster{
-		Name: "app", ConnectTimeout: durationpb.New(time.Second),
-		ClusterDiscoveryType: &clusterv3.Cluster_Type{Type: clusterv3.Cluster_EDS},
-		EdsClusterConfig:     &clusterv3.Cluster_EdsClusterConfig{EdsConfig: adsSource()},
-	})
-	add(deltaxds.EndpointType, "app", assignment("app", pipe(s.app)))
+	var routes []*routev3.Route
+	for _, name := range []string{"app", s.more} {
+		if name == "" {
+			continue
+		}
+		add(deltaxds.ClusterType, name, &clusterv3.Cluster{
+			Name: name, ConnectTimeout: durationpb.New(time.Second),
+			ClusterDiscoveryType: &clusterv3.Cluster_Type{Type: clusterv3.Cluster_EDS},
+			EdsClusterConfig:     &clusterv3.Cluster_EdsClusterConfig{EdsConfig: adsSource()},
+		})
+		add(deltaxds.EndpointType, name, assignment(name, pipe(s.app)))
+		routes = append(routes, &routev3.Route{
+			Match:  &routev3.RouteMatch{PathSpecifier: &routev3.RouteMatch_Prefix{Prefix: "/" + name}},
+			Action: &routev3.Route_Route{Route: &routev3.RouteAction{ClusterSpecifier: &routev3.RouteAction_Cluster{Cluster: name}}},
+		})
+	}
 	add(deltaxds.ClusterType, "inbound|8080||", &clusterv3.Cluster{
 		Name: "inbound|8080||", ConnectTimeout: durationpb.New(time.Second),
 		ClusterDiscoveryType: &clusterv3.Cluster_Type{Type: clusterv3.Cluster_STATIC},
@@ -111,15 +122,13 @@ func (s scene) state(t *testing.T) deltaxds.State {
 			Address: "127.0.0.1", PortSpecifier: &corev3.SocketAddress_PortValue{PortValue: s.taken}}}}
 		add(deltaxds.ListenerType, "taken", l)
 	}
-	match := func(prefix string) *routev3.RouteMatch {
-		return &routev3.RouteMatch{PathSpecifier: &routev3.RouteMatch_Prefix{Prefix: prefix}}
-	}
+	routes = append(routes, &routev3.Route{
+		Match: &routev3.RouteMatch{PathSpecifier: &routev3.RouteMatch_Prefix{Prefix: "/"}},
+		Action: &routev3.Route_DirectResponse{DirectResponse: &routev3.DirectResponseAction{Status: 200,
+			Body: &corev3.DataSource{Specifier: &corev3.DataSource_InlineString{InlineString: s.answer}}}},
+	})
 	add(deltaxds.RouteType, "routes", &routev3.RouteConfiguration{Name: "routes", VirtualHosts: []*routev3.VirtualHost{{
-		Name: "all", Domains: []string{"*"}, Routes: []*routev3.Route{
-			{Match: match("/app"), Action: &routev3.Route_Route{Route: &routev3.RouteAction{ClusterSpecifier: &routev3.RouteAction_Cluster{Cluster: "app"}}}},
-			{Match: match("/"), Action: &routev3.Route_DirectResponse{DirectResponse: &routev3.DirectResponseAction{Status: 200,
-				Body: &corev3.DataSource{Specifier: &corev3.DataSource_InlineString{InlineString: s.answer}}}}},
-		},
+		Name: "all", Domains: []string{"*"}, Routes: routes,
 	}}})
 	add(deltaxds.SecretType, "unused", &tlsv3.Secret{Name: "unused"})
 	add(deltaxds.NameTableType, "names", &workload.NameTable{Addresses: map[string]string{"reviews.shop.svc.clusterset.local": "240.240.0.7"}})
@@ -208,6 +217,16 @@ func TestLife(t *testing.T) {
 		cp.set(s.state(t))
 		eventually(t, "changed", answers(s.plain, "/", "200 v2"))
 		eventually(t, "acknowledged", truth(cp.synced))
+	})
+	t.Run("a new cluster serves with its first route", func(t *testing.T) {
+		s.more = "second"
+		cp.set(s.state(t))
+		begin := time.Now()
+		eventually(t, "routed", answers(s.plain, "/second", "200 the app"))
+		eventually(t, "acknowledged", truth(cp.synced))
+		if took := time.Since(begin); took > 5*time.Second {
+			t.Errorf("took %v: Envoy waited for endpoints", took)
+		}
 	})
 	t.Run("what Envoy refuses is shown and stops nothing else", func(t *testing.T) {
 		s.bad, s.answer = true, "v3"

@@ -30,6 +30,10 @@ var upstreamTypes = []string{
 // acknowledges for itself: an Envoy that a bad configuration kills must not keep out the next one.
 const envoyAbsence = 10 * time.Second
 
+// verdictWait is the longest time a response waits for Envoy's verdict before the agent accepts it: Envoy acknowledges
+// clusters when they have warmed, and warming may need what the control plane sends next.
+const verdictWait = 3 * time.Second
+
 // writeDelay is the longest time between a change and its write to disk.
 const writeDelay = time.Second
 
@@ -54,12 +58,13 @@ type hub struct {
 
 	// Owned by run.
 	client   *deltaxds.Client
-	received map[string]bool   // types of which something was received, or that were on disk
-	applied  map[string]uint64 // publication that has the pending response of a type
-	told     map[string]string // the refused resources of a type that the control plane knows of
-	absent   time.Time         // since when Envoy is not connected; zero: it is
-	dirty    time.Time         // since when the disk is behind; zero: it is not
-	names    string            // version of the name table in use
+	received map[string]bool      // types of which something was received, or that were on disk
+	applied  map[string]uint64    // publication that has the pending response of a type
+	arrived  map[string]time.Time // when the latest response of a type came
+	told     map[string]string    // the refused resources of a type that the control plane knows of
+	absent   time.Time            // since when Envoy is not connected; zero: it is
+	dirty    time.Time            // since when the disk is behind; zero: it is not
+	names    string               // version of the name table in use
 }
 
 // counters count what was transferred; for tests and people.
@@ -101,6 +106,7 @@ func newHub(a *Agent) *hub {
 		watchers: map[chan struct{}]bool{},
 		received: map[string]bool{},
 		applied:  map[string]uint64{},
+		arrived:  map[string]time.Time{},
 		told:     map[string]string{},
 		client:   newClient(deltaxds.State{}),
 		absent:   time.Now(),
@@ -248,6 +254,7 @@ func (h *hub) receive(resp deltaxds.Response) []deltaxds.Request {
 	}
 	h.counters.fromControlPlane.Add(int64(len(resp.Resources) + len(resp.Removed)))
 	h.received[resp.TypeURL] = true
+	h.arrived[resp.TypeURL] = time.Now()
 	h.publish()
 	if p := h.published.Load(); p != nil {
 		h.applied[resp.TypeURL] = p.sequence
@@ -386,8 +393,9 @@ func (h *hub) verdict(typeURL string) (atFault []string, why string, due bool) {
 	if report == nil {
 		return nil, "", !h.absent.IsZero() && time.Since(h.absent) > envoyAbsence
 	}
+	late := time.Since(h.arrived[typeURL]) > verdictWait
 	if report.sequence < h.applied[typeURL] {
-		return nil, "", false
+		return nil, "", late
 	}
 	i := slices.IndexFunc(report.types, func(t deltaxds.TypeStatus) bool { return t.TypeURL == typeURL })
 	if i < 0 {
@@ -395,7 +403,7 @@ func (h *hub) verdict(typeURL string) (atFault []string, why string, due bool) {
 	}
 	status := report.types[i]
 	if !status.Settled {
-		return nil, "", false
+		return nil, "", late
 	}
 	return h.client.Touched(typeURL, status.Refused), status.Nack, true
 }
