@@ -25,7 +25,7 @@ type document struct {
 func documents(f File, r *report) []document {
 	r.file = f.Name
 	unreadable := func(line int, format string, args ...any) {
-		r.at(&yaml.Node{Line: line}, "").add(CodeUnreadable, "", "", format, args...)("")
+		r.at(&yaml.Node{Line: line}, "").add(CodeUnreadable, "", "", format, args...)("correct the file near this line; isthmus analyze FILE checks it without applying anything")
 	}
 	if len(f.Data) > MaxBytes {
 		unreadable(1, "the file has %d bytes, %d at most", len(f.Data), MaxBytes)

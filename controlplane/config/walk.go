@@ -101,7 +101,7 @@ func (w *walker) scalar(n *yaml.Node, s schema, path, plain string) {
 }
 
 func (w *walker) wrongShape(n *yaml.Node, want shape, path string) {
-	w.r.at(n, w.object).add(CodeInvalid, "", path, "this has to be %s", want)("")
+	w.r.at(n, w.object).add(CodeInvalid, "", path, "this has to be %s", want)("change the value")
 }
 
 // maxElements bounds every list and map.
@@ -109,7 +109,7 @@ const maxElements = 1024
 
 func (w *walker) tooMany(n *yaml.Node, count int, path string) {
 	if count > maxElements {
-		w.r.at(n, w.object).add(CodeInvalid, "", path, "%d entries, %d at most", count, maxElements)("")
+		w.r.at(n, w.object).add(CodeInvalid, "", path, "%d entries, %d at most", count, maxElements)("split it into several objects")
 	}
 }
 

@@ -60,8 +60,11 @@ func (c core) With(fields []zapcore.Field) zapcore.Core {
 	return core{log: c.log, fields: append(c.fields[:len(c.fields):len(c.fields)], fields...)}
 }
 
+// firstStart is etcd's error for a folder in which nothing was committed yet: every new one. It tries again by itself.
+const firstStart = "failed to update storage version"
+
 func (c core) Check(entry zapcore.Entry, checked *zapcore.CheckedEntry) *zapcore.CheckedEntry {
-	if c.Enabled(entry.Level) {
+	if c.Enabled(entry.Level) && entry.Message != firstStart {
 		return checked.AddCore(entry, c)
 	}
 	return checked
