@@ -27,6 +27,7 @@ import (
 	"isthmus.dev/isthmus/internal/deltaxds"
 	"isthmus.dev/isthmus/internal/deltaxds/adsstream"
 	"isthmus.dev/isthmus/internal/hint"
+	"isthmus.dev/isthmus/internal/hint/wire"
 	"isthmus.dev/isthmus/mesh"
 	"isthmus.dev/isthmus/trust/anchor"
 	"isthmus.dev/isthmus/trust/ca"
@@ -162,16 +163,28 @@ func (s *identities) first(ctx context.Context, token *workload.Token) error {
 
 // refused tells whether asking again is useless.
 func refused(err error) bool {
-	switch status.Code(err) {
+	switch kindOf(err) {
 	case codes.InvalidArgument, codes.Unauthenticated, codes.PermissionDenied, codes.FailedPrecondition, codes.NotFound, codes.AlreadyExists:
 		return true
 	}
 	return false
 }
 
-// explain adds what to do about a refusal; the control plane's own hint does not travel.
+// kindOf is the kind of what a call returned, whether or not the control plane said more about it.
+func kindOf(err error) codes.Code {
+	var failure *wire.Failure
+	if errors.As(err, &failure) {
+		return failure.Kind
+	}
+	return status.Code(err)
+}
+
+// explain adds what to do about a refusal where the control plane did not say.
 func explain(err error) error {
-	if status.Code(err) == codes.FailedPrecondition {
+	if hint.Of(err) != "" {
+		return err
+	}
+	if kindOf(err) == codes.FailedPrecondition {
 		return hint.Wrap(hint.Code(err, "no_federation"), "found a federation with isthmus cluster init, or join one with isthmus cluster join")
 	}
 	return hint.Wrap(hint.Code(err, "token_refused"), "a token is good for one certificate and 60 s; start the proxy again for a new one")
@@ -369,9 +382,9 @@ func dial(socket string, current func() *identity) (*grpc.ClientConn, error) {
 			return cert, nil
 		}
 	}
-	conn, err := grpc.NewClient("unix://"+socket,
+	conn, err := grpc.NewClient("unix://"+socket, append(wire.ClientOptions(),
 		grpc.WithTransportCredentials(credentials.NewTLS(end.Client())),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(adsstream.MaxMessage)))
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(adsstream.MaxMessage)))...)
 	if err != nil {
 		return nil, fmt.Errorf("connect to %s: %w", socket, err)
 	}
