@@ -1,6 +1,7 @@
 package demo
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"fmt"
@@ -12,9 +13,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"isthmus.dev/isthmus/internal/demo/capture"
 	"isthmus.dev/isthmus/internal/demo/control"
 	"isthmus.dev/isthmus/internal/demo/host"
+	"isthmus.dev/isthmus/internal/hint"
 )
 
 // TestDetached is one demo from up to down, with all that can be done to it.
@@ -49,7 +53,8 @@ func TestDetached(t *testing.T) {
 	t.Run("rights", l.rights)
 	t.Run("isolation", l.isolation)
 	t.Run("exec", l.exec)
-	t.Run("pod", l.pod)
+	t.Run("workload", l.workload)
+	t.Run("workload outlives nobody", l.vanished)
 	t.Run("caller", l.caller)
 	t.Run("call", l.call)
 	t.Run("capture", l.capture)
@@ -163,17 +168,26 @@ func (l *lab) exec(t *testing.T) {
 	}
 }
 
-func (l *lab) pod(t *testing.T) {
+func (l *lab) workload(t *testing.T) {
 	c := l.client()
-	p, err := c.NewPod(t.Context(), "north", "stranger-1")
+	stranger := control.WorkloadRequest{
+		Cluster: "north", Namespace: "strangers", Name: "stranger-1", Service: "stranger",
+		Ports: []control.Port{{Name: "http", Number: 8000, Protocol: "http"}},
+	}
+	p, err := c.NewWorkload(t.Context(), stranger)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if p.Address != "10.244.0.17" {
-		t.Errorf("pod's address %s, want the first free one, 10.244.0.17", p.Address)
+		t.Errorf("workload's address %s, want the first free one, 10.244.0.17", p.Address)
 	}
-	if _, err := c.NewPod(t.Context(), "north", "stranger-1"); err == nil {
-		t.Error("a second pod of the same name was made")
+	if _, err := c.NewWorkload(t.Context(), stranger); err == nil || hint.CodeOf(err) != "already_exists" {
+		t.Errorf("a second workload of the same name: %v", err)
+	}
+	for _, name := range []string{"gateway", "caller-eu-c", "a/b", ""} {
+		if _, err := c.NewWorkload(t.Context(), control.WorkloadRequest{Cluster: "north", Name: name}); err == nil {
+			t.Errorf("a workload named %q was made", name)
+		}
 	}
 	// Pods of one cluster reach each other; loopback is up; the link is reached through the node.
 	script := l.get("10.244.0.11:8080") + " && " + l.get("172.30.0.12:15443")
@@ -185,29 +199,89 @@ func (l *lab) pod(t *testing.T) {
 	if out, code := l.inside("north", "stranger-1", "setsid sleep 1001 >/dev/null 2>&1 & echo $!"); code != 0 {
 		t.Errorf("start a daemon: %s", out)
 	}
+	if err := p.Leave(5 * time.Second); err != nil {
+		t.Error(err)
+	}
+	if l.isRegistered("north", "strangers", "stranger-1") {
+		t.Error("it left and is still registered")
+	}
+	if _, code := l.inside("north", "stranger-1", "true"); code != 0 {
+		t.Error("leaving ended the pod")
+	}
 	if err := p.Release(); err != nil {
 		t.Error(err)
 	}
-	if _, err := c.NewPod(t.Context(), "north", "stranger-1"); err != nil {
-		t.Errorf("the name of a released pod is taken: %v", err)
+	if p, err = c.NewWorkload(t.Context(), stranger); err != nil {
+		t.Fatalf("the name of a released workload is taken: %v", err)
 	}
-	// That one ends with this process's connection, at the latest with the demo.
+	if err := p.Release(); err != nil {
+		t.Error(err)
+	}
+	if l.isRegistered("north", "strangers", "stranger-1") {
+		t.Error("it was released and is still registered")
+	}
+}
+
+// vanished: whoever holds a workload is killed while its control plane is dead.
+func (l *lab) vanished(t *testing.T) {
+	holder := l.command("hold", "east", "shop", "vanished-1")
+	out, err := holder.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := holder.Start(); err != nil {
+		t.Fatal(err)
+	}
+	line, err := bufio.NewReader(out).ReadString('\n')
+	if err != nil {
+		t.Fatal(err)
+	}
+	var pid int
+	if _, err := fmt.Sscan(line, &pid); err != nil || !alive(pid) {
+		t.Fatalf("holder printed %q: %v", line, err)
+	}
+	if !l.isRegistered("east", "shop", "vanished-1") {
+		t.Fatal("not registered")
+	}
+	l.must("fault", "kill", "east/controlplane")
+	_ = holder.Process.Kill()
+	_ = holder.Wait()
+	await(t, "the program ends", func() bool { return !alive(pid) })
+	await(t, "the sidecar ends", func() bool { return !strings.Contains(strings.Join(l.processes(), "\n"), "vanished-1") })
+	if _, err := l.client().NewWorkload(t.Context(), control.WorkloadRequest{Cluster: "east", Namespace: "shop", Name: "vanished-1"}); hint.CodeOf(err) != "already_exists" {
+		t.Errorf("the name is still registered, and was given again: %v", err)
+	}
+	l.must("fault", "restore", "east/controlplane")
+	await(t, "it is deregistered", func() bool { return !l.isRegistered("east", "shop", "vanished-1") })
+	left, _ := filepath.Glob(filepath.Join(l.dir, "east", "workload", "vanished-1"))
+	if len(left) > 0 {
+		t.Errorf("left: %v", left)
+	}
+}
+
+func (l *lab) isRegistered(cluster, namespace, name string) bool {
+	l.Helper()
+	h, err := host.Locate(l.dir)
+	if err != nil {
+		l.Fatal(err)
+	}
+	admin, err := h.AdminSocket(cluster)
+	if err != nil {
+		l.Fatal(err)
+	}
+	_, err = os.Stat(registered(admin, namespace, name))
+	return err == nil
 }
 
 func (l *lab) caller(t *testing.T) {
 	c := l.client()
-	for _, tc := range []struct{ zone, account, want string }{
-		{"", "", "caller-eu-a"},
-		{"eu-b", "caller", "caller-eu-b"},
-		{"eu-b", "payroll", "caller-eu-b-payroll"},
-		{"eu-b", "payroll", "caller-eu-b-payroll"},
-	} {
-		got, err := c.Caller(t.Context(), "east", tc.zone, tc.account)
+	for _, tc := range []struct{ zone, want string }{{"", "caller-eu-a"}, {"eu-b", "caller-eu-b"}} {
+		got, err := c.Caller(t.Context(), "east", tc.zone)
 		if err != nil || got != tc.want {
-			t.Errorf("caller of %q as %q: %q, %v; want %q", tc.zone, tc.account, got, err, tc.want)
+			t.Errorf("caller of %q: %q, %v; want %q", tc.zone, got, err, tc.want)
 		}
 	}
-	if _, err := c.Caller(t.Context(), "east", "us-a", ""); err == nil {
+	if _, err := c.Caller(t.Context(), "east", "us-a"); err == nil {
 		t.Error("a caller in another cluster's zone")
 	}
 }
@@ -217,6 +291,17 @@ func (l *lab) call(t *testing.T) {
 	out := l.must("call", "--from", "east/eu-b", "--to", "10.244.0.11:8080", "--count", "3", "-o", "json")
 	if !strings.Contains(out, `"requests":3,"failed":0,"byCode":{"200":3}`) {
 		t.Errorf("call printed %s", out)
+	}
+	before, _ := l.states("east")
+	out = l.must("call", "--from", "east/eu-b", "--as", "payroll", "--to", "10.244.0.11:8080", "-o", "json")
+	if !strings.Contains(out, `"requests":1,"failed":0`) {
+		t.Errorf("call as payroll printed %s", out)
+	}
+	if after, _ := l.states("east"); !cmp.Equal(before, after) {
+		t.Errorf("a call as payroll left something: components before %v, after %v", before, after)
+	}
+	if r := l.run("call", "--from", "east/us-a", "--as", "payroll", "--to", "10.244.0.11:8080"); r.code == 0 || !strings.Contains(r.stderr, "no zone") {
+		t.Errorf("call as payroll from another cluster's zone: exit %d %s", r.code, r.stderr)
 	}
 	if r := l.run("call", "--from", "east/us-a", "--to", "10.244.0.11:8080"); r.code == 0 || !strings.Contains(r.stderr, "no zone") {
 		t.Errorf("call from another cluster's zone: exit %d %s", r.code, r.stderr)

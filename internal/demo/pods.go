@@ -3,10 +3,12 @@ package demo
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -14,6 +16,7 @@ import (
 	"isthmus.dev/isthmus/api/rpc/adminrpc"
 	"isthmus.dev/isthmus/internal/demo/call"
 	"isthmus.dev/isthmus/internal/demo/control"
+	"isthmus.dev/isthmus/internal/demo/topology"
 )
 
 // pods runs programs in the callers' pods of the demo that the command line
@@ -23,17 +26,34 @@ type pods struct {
 	demo *cobra.Command
 }
 
-// Exec implements call.Execer.
+// Exec implements call.Execer. The demo's own callers stay for the next call; one
+// with another account lives for this call only.
 func (p pods) Exec(ctx context.Context, place call.Place, argv []string, stdin []byte) ([]byte, error) {
 	c, err := client(p.demo)
 	if err != nil {
 		return nil, err
 	}
-	pod, err := c.Caller(ctx, place.Cluster, place.Zone, place.Account)
+	if place.Account != "" && place.Account != topology.Caller {
+		return execAs(ctx, c, place, argv, stdin)
+	}
+	pod, err := c.Caller(ctx, place.Cluster, place.Zone)
 	if err != nil {
 		return nil, err
 	}
 	return capturedRun(ctx, c, place.Cluster, pod, argv, stdin)
+}
+
+// execAs runs a program in a pod of its own with the place's account.
+func execAs(ctx context.Context, c control.Client, place call.Place, argv []string, stdin []byte) ([]byte, error) {
+	w, err := c.NewWorkload(ctx, control.WorkloadRequest{
+		Cluster: place.Cluster, Namespace: topology.Namespace, Name: topology.Caller + "-" + strings.ToLower(rand.Text()[:8]),
+		Account: place.Account, Zone: place.Zone, Labels: map[string]string{"app": topology.Caller},
+	})
+	if err != nil {
+		return nil, err
+	}
+	out, err := capturedRun(ctx, c, place.Cluster, w.Pod, argv, stdin)
+	return out, errors.Join(err, w.Release())
 }
 
 // capturedRun runs a program in a pod to its end and returns its output.

@@ -47,10 +47,21 @@ func registration(w supervisor.Workload) *admin.RegisterWorkloadRequest {
 		Kind: string(w.Kind), Namespace: w.Namespace, Name: w.Name, ServiceAccount: w.Account,
 		Address: w.Address, Zone: w.Zone, Labels: w.Labels, Service: w.Service, Export: w.Export, TokenOnly: w.Known,
 	}
-	if w.Service != "" {
-		r.Ports = []*admin.WorkloadPort{{Name: string(w.Protocol), Number: uint32(w.Port), Protocol: string(w.Protocol)}}
+	for _, p := range w.Ports {
+		r.Ports = append(r.Ports, &admin.WorkloadPort{Name: p.Name, Number: uint32(p.Number), Protocol: p.Protocol})
 	}
 	return r
+}
+
+// Deregister implements supervisor.Registrar.
+func (adminRegistrar) Deregister(ctx context.Context, socket, namespace, name string) error {
+	conn, err := dialAdmin(socket)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	_, err = adminrpc.NewMeshClient(conn).DeregisterWorkload(ctx, &admin.DeregisterWorkloadRequest{Namespace: namespace, Name: name})
+	return err
 }
 
 // Member implements supervisor.Registrar.

@@ -23,6 +23,7 @@ import (
 	"google.golang.org/grpc/health"
 	"google.golang.org/grpc/health/grpc_health_v1"
 
+	"isthmus.dev/isthmus/internal/demo/control"
 	"isthmus.dev/isthmus/internal/demo/supervisor"
 	"isthmus.dev/isthmus/internal/demo/topology"
 )
@@ -73,6 +74,7 @@ func command(args []string) error {
 			}, nil
 		},
 	})
+	cmd.AddCommand(&cobra.Command{Use: "hold", Args: cobra.ExactArgs(3), RunE: hold})
 	root := &cobra.Command{Use: "isthmus", SilenceErrors: true, SilenceUsage: true}
 	root.PersistentFlags().String("dir", "", "")
 	root.PersistentFlags().StringP("output", "o", "", "")
@@ -81,9 +83,31 @@ func command(args []string) error {
 	return root.ExecuteContext(context.Background())
 }
 
+// hold holds a workload (cluster, namespace, name) with a program in it, prints that one's number and waits for its end.
+func hold(cmd *cobra.Command, args []string) error {
+	c, err := client(cmd)
+	if err != nil {
+		return err
+	}
+	w, err := c.NewWorkload(cmd.Context(), control.WorkloadRequest{Cluster: args[0], Namespace: args[1], Name: args[2]})
+	if err != nil {
+		return err
+	}
+	run, err := c.Start(cmd.Context(), control.Exec{
+		ExecRequest: control.ExecRequest{Cluster: args[0], Pod: w.Pod, Argv: []string{"sleep", "1002"}},
+		Files:       []*os.File{os.Stdin, os.Stderr, os.Stderr},
+	})
+	if err != nil {
+		return err
+	}
+	fmt.Println(run.PID)
+	_, err = run.Wait()
+	return err
+}
+
 // answered asks the first local instance; between clusters there is no stand-in.
 func answered(ctx context.Context, live Live, from string, to topology.Service) error {
-	_, err := live.Client.Caller(ctx, from, "", "")
+	_, err := live.Client.Caller(ctx, from, "")
 	return err
 }
 
@@ -98,7 +122,23 @@ func (fakeRegistrar) Register(ctx context.Context, admin string, w supervisor.Wo
 		return nil, err
 	}
 	conn.Close()
+	if err := os.WriteFile(registered(admin, w.Namespace, w.Name), nil, 0o600); err != nil {
+		return nil, err
+	}
 	return fmt.Appendf(nil, "token of %s %s/%s known=%t", w.Kind, w.Namespace, w.Name, w.Known), nil
+}
+
+// registered is the file beside an admin socket that says that a workload is known.
+func registered(admin, namespace, name string) string {
+	return filepath.Join(filepath.Dir(admin), namespace+"."+name)
+}
+
+func (fakeRegistrar) Deregister(ctx context.Context, admin, namespace, name string) error {
+	conn, err := (&net.Dialer{}).DialContext(ctx, "unix", admin)
+	if err != nil {
+		return err
+	}
+	return errors.Join(conn.Close(), os.RemoveAll(registered(admin, namespace, name)))
 }
 
 func (fakeRegistrar) Member(_ context.Context, admin string) (bool, error) {
@@ -201,7 +241,11 @@ func proxy(args []string) error {
 		return err
 	}
 	return http.Serve(l, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Path != "/ready" {
+		switch r.URL.Path {
+		case "/ready", "/drain":
+		case "/stats":
+			fmt.Fprint(w, `{"stats":[{"name":"listener.admin.main_thread.downstream_cx_active","value":1}]}`)
+		default:
 			w.WriteHeader(http.StatusNotFound)
 		}
 	}))

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"isthmus.dev/isthmus/internal/hint"
 )
@@ -101,10 +102,10 @@ func (c Client) Fault(ctx context.Context, action, target string) error {
 	return err
 }
 
-// Caller makes sure that a caller runs and returns the name of its pod for Exec.
-// An empty zone is the cluster's first, an empty account is "caller".
-func (c Client) Caller(ctx context.Context, cluster, zone, account string) (string, error) {
-	reply, _, err := c.ask(ctx, Request{Caller: &CallerRequest{Cluster: cluster, Zone: zone, Account: account}})
+// Caller makes sure that the demo's caller runs in a zone and returns the name of
+// its pod for Exec. An empty zone is the cluster's first.
+func (c Client) Caller(ctx context.Context, cluster, zone string) (string, error) {
+	reply, _, err := c.ask(ctx, Request{Caller: &CallerRequest{Cluster: cluster, Zone: zone}})
 	return reply.Pod, err
 }
 
@@ -122,23 +123,24 @@ func (c Client) Capture(ctx context.Context, cluster, pod string) (*os.File, err
 	return files[0], nil
 }
 
-// Pod is a pod made for one program. It ends with Release or with the process
-// that holds it, and whatever runs in it is killed.
-type Pod struct {
-	Name    string
+// Workload is a pod with a sidecar, made for one program. It ends with Release or
+// with the process that holds it, and whatever runs in it is killed.
+type Workload struct {
+	Pod     string
 	Address string
 	conn    Conn
 }
 
-// NewPod makes a pod in a cluster. ctx bounds the making only.
-func (c Client) NewPod(ctx context.Context, cluster, name string) (*Pod, error) {
+// NewWorkload makes a workload and returns when its sidecar is ready. ctx bounds
+// the making only.
+func (c Client) NewWorkload(ctx context.Context, r WorkloadRequest) (*Workload, error) {
 	conn, err := c.connect(ctx)
 	if err != nil {
 		return nil, err
 	}
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	reply, err := func() (Reply, error) {
-		if err := conn.Send(Request{Pod: &PodRequest{Cluster: cluster, Name: name}}); err != nil {
+		if err := conn.Send(Request{Workload: &r}); err != nil {
 			return Reply{}, cause(ctx, err)
 		}
 		reply, _, err := answer(ctx, conn)
@@ -151,17 +153,30 @@ func (c Client) NewPod(ctx context.Context, cluster, name string) (*Pod, error) 
 		conn.Close()
 		return nil, err
 	}
-	return &Pod{Name: reply.Pod, Address: reply.Address, conn: conn}, nil
+	return &Workload{Pod: reply.Pod, Address: reply.Address, conn: conn}, nil
 }
 
-// Release ends the pod and returns when it is gone.
-func (p *Pod) Release() error {
-	if err := p.conn.CloseWrite(); err != nil {
-		return errors.Join(err, p.conn.Close())
+// Leave deregisters the workload and returns when its connections have ended, or
+// the limit is reached. It goes on running.
+func (w *Workload) Leave(limit time.Duration) error {
+	if err := w.conn.Send(Leave{LimitMs: int(limit.Milliseconds())}); err != nil {
+		return err
 	}
-	// The other side closes when the pod has ended.
-	_, err := io.Copy(io.Discard, p.conn)
-	return errors.Join(err, p.conn.Close())
+	_, _, err := answer(context.Background(), w.conn)
+	return err
+}
+
+// Release ends the workload and returns when it is gone.
+func (w *Workload) Release() error {
+	if err := w.conn.CloseWrite(); err != nil {
+		return errors.Join(err, w.conn.Close())
+	}
+	// The other side closes when all has ended; what went wrong comes before.
+	_, _, err := answer(context.Background(), w.conn)
+	if hint.CodeOf(err) == CodeNotRunning {
+		err = nil
+	}
+	return errors.Join(err, w.conn.Close())
 }
 
 // Exec is a program to run inside the demo.

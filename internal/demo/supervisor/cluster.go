@@ -33,7 +33,8 @@ type cluster struct {
 
 // pod is a network namespace in a cluster's pod network.
 type pod struct {
-	instance topology.Instance // of a pod made on request, only name and address
+	instance topology.Instance // of a workload made on request, only name and address
+	workload Workload          // its registration
 	ns       *netns.Namespace
 }
 
@@ -75,12 +76,12 @@ func (co *component) current() *process.Process {
 }
 
 // addPod makes a pod; without an address it takes a free one.
-func (c *cluster) addPod(i topology.Instance) (*pod, error) {
+func (c *cluster) addPod(i topology.Instance, w Workload) (*pod, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.pods[i.Name] != nil {
-		err := fmt.Errorf("pod %q runs in %s already", i.Name, c.Name)
-		return nil, hint.Wrap(hint.Code(err, "already_exists"), "choose another name")
+		err := fmt.Errorf("a workload named %q runs in %s already", i.Name, c.Name)
+		return nil, hint.Wrap(hint.Code(err, "already_exists"), "choose another --name, or end the other one first")
 	}
 	if !i.Pod.IsValid() {
 		address, err := c.freeAddress()
@@ -93,7 +94,8 @@ func (c *cluster) addPod(i topology.Instance) (*pod, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &pod{instance: i, ns: ns}
+	w.Address = i.Pod.String()
+	p := &pod{instance: i, workload: w, ns: ns}
 	c.pods[i.Name] = p
 	return p, nil
 }

@@ -3,7 +3,6 @@ package supervisor
 import (
 	"fmt"
 	"path/filepath"
-	"strings"
 
 	"isthmus.dev/isthmus/internal/demo/topology"
 )
@@ -29,10 +28,14 @@ type folders struct {
 
 func (f folders) admin() string { return filepath.Join(f.run, "admin.sock") }
 
+// sockets are a proxy's own.
+func (f folders) sockets(proxy string) string { return filepath.Join(f.run, "proxy", proxy) }
+
 // agent is the status socket of a proxy.
-func (f folders) agent(proxy string) string {
-	return filepath.Join(f.run, "proxy", proxy, "agent.sock")
-}
+func (f folders) agent(proxy string) string { return filepath.Join(f.sockets(proxy), "agent.sock") }
+
+// workload is where a sidecar keeps its identity.
+func (f folders) workload(instance string) string { return filepath.Join(f.data, "workload", instance) }
 
 // log is where a component's output goes.
 func (f folders) log(component string) string {
@@ -51,10 +54,9 @@ func (p Programs) gatewayArgs(f folders, token bool) []string {
 }
 
 // sidecarArgs starts an instance's sidecar.
-func (p Programs) sidecarArgs(f folders, instance string, token bool) []string {
+func (p Programs) sidecarArgs(f folders, namespace, instance string, token bool) []string {
 	args := []string{
-		p.Proxy, "sidecar", "--run", f.run, "--dir", filepath.Join(f.data, "workload", instance),
-		"--name", instance, "--namespace", topology.Namespace,
+		p.Proxy, "sidecar", "--run", f.run, "--dir", f.workload(instance), "--name", instance, "--namespace", namespace,
 	}
 	return p.proxyArgs(args, token)
 }
@@ -85,12 +87,10 @@ func (p Programs) initArgs(f folders, c topology.Cluster) []string {
 	}
 }
 
-// tokenArgs makes a token on the authority; its output is {"token":…}.
+// tokenArgs makes a token on the authority; its output is {"token":…}. It grants
+// every namespace: whoever tries something in the demo may choose any.
 func (p Programs) tokenArgs(authority folders, member string) []string {
-	return []string{
-		p.Isthmus, "--admin", authority.admin(), "cluster", "token", "create", member,
-		"--namespaces", strings.Join(granted, ","), "-o", "json",
-	}
+	return []string{p.Isthmus, "--admin", authority.admin(), "cluster", "token", "create", member, "-o", "json"}
 }
 
 // joinArgs joins a federation. The token is read from standard input: a command
@@ -101,9 +101,6 @@ func (p Programs) joinArgs(f folders, c topology.Cluster) []string {
 		"--region", c.Region, "--gateway", c.Gateway().String(), "-o", "json",
 	}
 }
-
-// granted are the namespaces from which every member may export.
-var granted = []string{topology.Namespace}
 
 // gatewayName is the gateway's instance name.
 const gatewayName = "gateway"

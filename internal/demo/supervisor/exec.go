@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -17,7 +16,6 @@ import (
 	"isthmus.dev/isthmus/internal/demo/control"
 	"isthmus.dev/isthmus/internal/demo/netns"
 	"isthmus.dev/isthmus/internal/demo/process"
-	"isthmus.dev/isthmus/internal/demo/topology"
 	"isthmus.dev/isthmus/internal/hint"
 )
 
@@ -43,7 +41,7 @@ func (s *Supervisor) exec(ctx context.Context, conn control.Conn, r control.Exec
 	stdio, dir := files[:len(files)-1], files[len(files)-1]
 	spec := process.Spec{
 		Path: lookPath(r.Argv[0], r.Env), Argv: r.Argv, Env: r.Env, Dir: workingDirectory(r.Dir, dir),
-		Files: stdio, Net: ns, Mounts: c.mounts, NetAdmin: r.NetAdmin, Umask: r.Umask,
+		Files: stdio, Net: ns, Mounts: c.mounts, Umask: r.Umask,
 	}
 	p, err := s.collector.Start(spec)
 	if err != nil {
@@ -131,26 +129,6 @@ func lookPath(name string, env []string) string {
 		}
 	}
 	return name
-}
-
-// lendPod makes a pod for as long as the connection lasts.
-func (s *Supervisor) lendPod(conn control.Conn, r control.PodRequest) error {
-	c, err := s.cluster(r.Cluster)
-	if err != nil {
-		return err
-	}
-	if r.Name == "" || strings.ContainsAny(r.Name, "/ ") {
-		return exit.Usagef("pod name %q: want one word without a slash", r.Name)
-	}
-	p, err := c.addPod(topology.Instance{Name: r.Name})
-	if err != nil {
-		return err
-	}
-	sendErr := conn.Send(control.Reply{Pod: r.Name, Address: p.instance.Pod.String()})
-	if sendErr == nil {
-		_, _ = io.Copy(io.Discard, conn)
-	}
-	return errors.Join(c.removePod(p))
 }
 
 // removePod kills what is left in a pod and lets go of it.

@@ -3,6 +3,7 @@ package supervisor
 import (
 	"context"
 
+	"isthmus.dev/isthmus/internal/demo/control"
 	"isthmus.dev/isthmus/internal/demo/topology"
 )
 
@@ -12,6 +13,8 @@ type Registrar interface {
 	// Register announces a workload and returns the one-use token with which its
 	// proxy gets an identity. It may be called again for the same workload.
 	Register(ctx context.Context, adminSocket string, w Workload) (token []byte, err error)
+	// Deregister forgets a workload; one that is not known is forgotten already.
+	Deregister(ctx context.Context, adminSocket, namespace, name string) error
 	// Member tells whether the cluster belongs to a federation, so that its
 	// proxies can get identities.
 	Member(ctx context.Context, adminSocket string) (bool, error)
@@ -29,10 +32,9 @@ type Workload struct {
 	Zone    string
 	Labels  map[string]string
 	// Service is empty for callers and gateways.
-	Service  string
-	Port     uint16
-	Protocol topology.Protocol
-	Export   bool
+	Service string
+	Ports   []control.Port
+	Export  bool
 	// Known is true if it was registered before and only needs a new token.
 	Known bool
 }
@@ -44,14 +46,16 @@ func gatewayWorkload(c topology.Cluster) Workload {
 	}
 }
 
-// sidecarWorkload is the registration of an instance.
+// sidecarWorkload is the registration of an instance, but for its pod's address.
 func sidecarWorkload(i topology.Instance) Workload {
 	w := Workload{
 		Kind: topology.KindSidecar, Namespace: topology.Namespace, Name: i.Name, Account: i.Account,
-		Address: i.Pod.String(), Zone: i.Zone, Labels: map[string]string{"app": Caller, "version": i.Version},
+		Zone: i.Zone, Labels: map[string]string{"app": Caller, "version": i.Version},
 	}
 	if i.HasApp() {
-		w.Service, w.Port, w.Protocol, w.Export = i.Service.Name, i.Service.Port, i.Service.Protocol, i.Service.Exported
+		protocol := string(i.Service.Protocol)
+		w.Service, w.Export = i.Service.Name, i.Service.Exported
+		w.Ports = []control.Port{{Name: protocol, Number: i.Service.Port, Protocol: protocol}}
 		w.Labels["app"] = i.Service.Name
 	}
 	return w

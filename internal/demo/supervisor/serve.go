@@ -60,8 +60,8 @@ func (s *Supervisor) answer(ctx context.Context, conn control.Conn) error {
 	switch {
 	case r.Exec != nil:
 		return s.exec(ctx, conn, *r.Exec, files)
-	case r.Pod != nil:
-		return s.lendPod(conn, *r.Pod)
+	case r.Workload != nil:
+		return s.lend(ctx, conn, *r.Workload)
 	}
 	// The rest waits for nothing but its own work; a caller that hangs up ends it.
 	ctx, cancel := context.WithCancel(ctx)
@@ -149,40 +149,30 @@ func (c *cluster) namespace(pod string) (*netns.Namespace, error) {
 	return p.ns, nil
 }
 
-// caller makes sure that a caller with the account runs in the zone.
+// caller makes sure that the demo's caller runs in the zone.
 func (s *Supervisor) caller(ctx context.Context, r control.CallerRequest) (*pod, error) {
 	c, err := s.cluster(r.Cluster)
 	if err != nil {
 		return nil, err
 	}
-	i := topology.Instance{Version: "v1", Zone: r.Zone, Account: r.Account}
-	if i.Account == "" {
-		i.Account = topology.Caller
-	}
-	if i.Zone == "" {
-		i.Zone = c.Zones[0]
-	}
-	if !c.hasZone(i.Zone) {
-		return nil, notFound("zone", c.Name+"/"+i.Zone, "the zones of "+c.Name, c.Zones)
-	}
-	i.Name = topology.CallerName(i.Zone, i.Account)
-	s.creating.Lock()
-	defer s.creating.Unlock()
-	if p, err := c.findPod(i.Name); err == nil {
-		return p, nil
-	}
-	if !c.hasJoined() {
-		err := fmt.Errorf("%s has not joined a federation, its workloads have no identity", c.Name)
-		return nil, hint.Wrap(hint.Code(err, "not_joined"), "join it with: isthmus --cluster "+c.Name+" cluster join --token …")
-	}
-	p, err := c.addPod(i)
+	zone, err := c.zone(r.Zone)
 	if err != nil {
 		return nil, err
 	}
-	co := &component{Component: topology.SidecarOf(i.Name), pod: p}
-	c.mu.Lock()
-	c.components = append(c.components, co)
-	c.mu.Unlock()
+	i := topology.Instance{Name: topology.CallerName(zone), Version: "v1", Zone: zone, Account: topology.Caller}
+	s.creating.Lock()
+	defer s.creating.Unlock()
+	if err := s.wantMember(ctx, c); err != nil {
+		return nil, err
+	}
+	if p, err := c.findPod(i.Name); err == nil {
+		return p, nil
+	}
+	p, err := c.addPod(i, sidecarWorkload(i))
+	if err != nil {
+		return nil, err
+	}
+	co := c.addSidecar(p)
 	if err := s.start(ctx, c, []*component{co}); err != nil {
 		// As if it had not been asked for, so that asking again tries again.
 		c.forget(co)
@@ -191,13 +181,44 @@ func (s *Supervisor) caller(ctx context.Context, r control.CallerRequest) (*pod,
 	return p, nil
 }
 
+// zone is one of the cluster's: the named one, or the first.
+func (c *cluster) zone(name string) (string, error) {
+	if name == "" {
+		return c.Zones[0], nil
+	}
+	if !slices.Contains(c.Zones, name) {
+		return "", notFound("zone", c.Name+"/"+name, "the zones of "+c.Name, c.Zones)
+	}
+	return name, nil
+}
+
+// wantMember refuses what needs an identity in a cluster that can give none.
+func (s *Supervisor) wantMember(ctx context.Context, c *cluster) error {
+	if c.hasJoined() {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, registerLimit)
+	defer cancel()
+	// It may have joined a moment ago.
+	if member, err := s.Registrar.Member(ctx, c.admin()); err == nil && member {
+		return nil
+	}
+	err := fmt.Errorf("%s has not joined a federation, its workloads have no identity", c.Name)
+	return hint.Wrap(hint.Code(err, "not_joined"), "join it with: isthmus --cluster "+c.Name+" cluster join --token …")
+}
+
+// addSidecar lists a sidecar for a pod that was made on request.
+func (c *cluster) addSidecar(p *pod) *component {
+	co := &component{Component: topology.SidecarOf(p.instance.Name), pod: p}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.components = append(c.components, co)
+	return co
+}
+
 // forget takes a component that was made on request off the list.
 func (c *cluster) forget(co *component) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.components = slices.DeleteFunc(c.components, func(other *component) bool { return other == co })
-}
-
-func (c *cluster) hasZone(zone string) bool {
-	return slices.Contains(c.Zones, zone)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -13,8 +14,10 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/status"
 
 	"isthmus.dev/isthmus/internal/demo/process"
 	"isthmus.dev/isthmus/internal/demo/topology"
@@ -122,7 +125,7 @@ func (s *Supervisor) spec(c *cluster, co *component, token bool) process.Spec {
 	case topology.KindGateway:
 		spec.Argv = s.Programs.gatewayArgs(c.folders, token)
 	case topology.KindSidecar:
-		spec.Argv = s.Programs.sidecarArgs(c.folders, co.Instance, token)
+		spec.Argv = s.Programs.sidecarArgs(c.folders, co.pod.workload.Namespace, co.Instance, token)
 		spec.Net, spec.NetAdmin = co.pod.ns, true
 	case topology.KindApp:
 		spec.Argv = s.Programs.appArgs(c.Name, co.pod.instance)
@@ -141,7 +144,7 @@ func (s *Supervisor) token(ctx context.Context, c *cluster, co *component) ([]by
 	case topology.KindGateway:
 		w = gatewayWorkload(c.Cluster)
 	case topology.KindSidecar:
-		w = sidecarWorkload(co.pod.instance)
+		w = co.pod.workload
 	default:
 		return nil, nil
 	}
@@ -166,8 +169,8 @@ func (s *Supervisor) token(ctx context.Context, c *cluster, co *component) ([]by
 	return nil, fmt.Errorf("register it: %w", err)
 }
 
-// register tries until it succeeds or time is up: a control plane that has just
-// joined may need a moment before it issues identities.
+// register tries until it succeeds, is refused or time is up: a control plane that
+// has just joined may need a moment before it issues identities.
 func (s *Supervisor) register(ctx context.Context, c *cluster, w Workload) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, registerLimit)
 	defer cancel()
@@ -176,6 +179,9 @@ func (s *Supervisor) register(ctx context.Context, c *cluster, w Workload) ([]by
 		token, err := s.Registrar.Register(ctx, c.admin(), w)
 		if err == nil {
 			return token, nil
+		}
+		if refused(err) {
+			return nil, err
 		}
 		// The end of time says less than what was wrong before.
 		if ctx.Err() == nil || last == nil {
@@ -187,6 +193,15 @@ func (s *Supervisor) register(ctx context.Context, c *cluster, w Workload) ([]by
 		case <-time.After(100 * time.Millisecond):
 		}
 	}
+}
+
+// refused tells whether asking again would give the same answer.
+func refused(err error) bool {
+	switch status.Code(err) {
+	case codes.InvalidArgument, codes.PermissionDenied, codes.AlreadyExists, codes.NotFound:
+		return true
+	}
+	return false
 }
 
 // tokenFile is a pipe that holds the token: it is gone once read, and was never
@@ -265,25 +280,31 @@ func checkControlPlane(ctx context.Context, socket string) error {
 
 // checkProxy asks the agent on its status socket.
 func checkProxy(ctx context.Context, socket string) error {
+	_, err := askAgent(ctx, socket, http.MethodGet, "/ready")
+	return err
+}
+
+// askAgent sends a request to an agent's status socket and returns what it answers.
+func askAgent(ctx context.Context, socket, method, page string) ([]byte, error) {
 	client := http.Client{Transport: &http.Transport{
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return (&net.Dialer{}).DialContext(ctx, "unix", socket)
 		},
 	}}
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://agent/ready", nil)
+	request, err := http.NewRequestWithContext(ctx, method, "http://agent"+page, nil)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	reply, err := client.Do(request)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer reply.Body.Close()
 	if reply.StatusCode != http.StatusOK {
-		return fmt.Errorf("its status socket answers %s", reply.Status)
+		return nil, fmt.Errorf("its status socket answers %s", reply.Status)
 	}
-	return nil
+	return io.ReadAll(reply.Body)
 }
 
 // checkApp connects to the application from inside its own pod, by loopback,

@@ -161,7 +161,7 @@ func (s *Supervisor) buildCluster(c *cluster) (err error) {
 		return err
 	}
 	for _, i := range c.Instances {
-		if _, err := c.addPod(i); err != nil {
+		if _, err := c.addPod(i, sidecarWorkload(i)); err != nil {
 			return err
 		}
 	}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"isthmus.dev/isthmus/internal/demo/control"
 	"isthmus.dev/isthmus/internal/demo/process"
 	"isthmus.dev/isthmus/internal/demo/topology"
 	"isthmus.dev/isthmus/internal/hint"
@@ -28,10 +29,10 @@ func TestCommandLines(t *testing.T) {
 		"isthmus-controlplane --dir /dir/west --run /run/west":                                                                                         p.controlPlaneArgs(f(west)),
 		"isthmus-proxy gateway --run /run/west --dir /dir/west/gateway --name gateway --token-fd 3 --envoy /envoy":                                     p.gatewayArgs(f(west), true),
 		"isthmus-proxy gateway --run /run/west --dir /dir/west/gateway --name gateway --envoy /envoy":                                                  p.gatewayArgs(f(west), false),
-		"isthmus-proxy sidecar --run /run/west --dir /dir/west/workload/reviews-v2-1 --name reviews-v2-1 --namespace shop --token-fd 3 --envoy /envoy": p.sidecarArgs(f(west), "reviews-v2-1", true),
+		"isthmus-proxy sidecar --run /run/west --dir /dir/west/workload/reviews-v2-1 --name reviews-v2-1 --namespace shop --token-fd 3 --envoy /envoy": p.sidecarArgs(f(west), "shop", "reviews-v2-1", true),
 		"isthmus-shop --service reviews --instance reviews-v2-1 --version v2 --cluster west --zone us-a --port http:8080:http":                         p.appArgs("west", reviews),
 		"isthmus --admin /run/east/admin.sock cluster init east --federation demo.isthmus.internal --region eu --gateway 172.30.0.11:15443 -o json":    p.initArgs(f(east), east),
-		"isthmus --admin /run/east/admin.sock cluster token create west --namespaces shop -o json":                                                     p.tokenArgs(f(east), "west"),
+		"isthmus --admin /run/east/admin.sock cluster token create west -o json":                                                                       p.tokenArgs(f(east), "west"),
 		"isthmus --admin /run/west/admin.sock cluster join --token - --region us --gateway 172.30.0.12:15443 -o json":                                  p.joinArgs(f(west), west),
 	} {
 		if diff := cmp.Diff(want, strings.Join(got, " ")); diff != "" {
@@ -48,8 +49,9 @@ func TestRegistrations(t *testing.T) {
 	west := top.Clusters[1]
 	inventory, _ := west.Instance("inventory-2")
 	want := Workload{
-		Kind: topology.KindSidecar, Namespace: "shop", Name: "inventory-2", Account: "inventory", Address: "10.244.0.18", Zone: "us-a",
-		Labels: map[string]string{"app": "inventory", "version": "v1"}, Service: "inventory", Port: 9090, Protocol: topology.GRPC, Export: true,
+		Kind: topology.KindSidecar, Namespace: "shop", Name: "inventory-2", Account: "inventory", Zone: "us-a",
+		Labels: map[string]string{"app": "inventory", "version": "v1"}, Service: "inventory", Export: true,
+		Ports: []control.Port{{Name: "grpc", Number: 9090, Protocol: "grpc"}},
 	}
 	if diff := cmp.Diff(want, sidecarWorkload(inventory)); diff != "" {
 		t.Errorf("instance (-want +got):\n%s", diff)

@@ -265,18 +265,13 @@ func instances(c Cluster) []Instance {
 		}
 	}
 	for _, z := range c.Zones {
-		add(Instance{Name: CallerName(z, Caller), Version: "v1", Account: Caller, Zone: z})
+		add(Instance{Name: CallerName(z), Version: "v1", Account: Caller, Zone: z})
 	}
 	return list
 }
 
-// CallerName is the instance that sends requests from a zone with an account.
-func CallerName(zone, account string) string {
-	if account == Caller {
-		return "caller-" + zone
-	}
-	return "caller-" + zone + "-" + account
-}
+// CallerName is the instance that sends requests from a zone.
+func CallerName(zone string) string { return Caller + "-" + zone }
 
 func service(name string) Service {
 	for _, s := range Services() {
