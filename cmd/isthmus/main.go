@@ -11,6 +11,7 @@ import (
 
 	"isthmus.dev/isthmus/internal/cli"
 	"isthmus.dev/isthmus/internal/demo"
+	"isthmus.dev/isthmus/internal/workload"
 )
 
 func main() {
@@ -26,6 +27,7 @@ func run() int {
 		In: os.Stdin, Out: os.Stdout, Err: os.Stderr, Env: os.Getenv,
 		Locate: demo.AdminSocket,
 		Commands: []func(*cli.Globals) *cobra.Command{
+			workload.Command,
 			func(*cli.Globals) *cobra.Command { return demo.Command(demo.Config{}) },
 		},
 	}, os.Args[1:])

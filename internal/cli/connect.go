@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -95,6 +96,25 @@ func (g *Globals) AdminSocket() (string, error) {
 	}
 	return "", hint.Wrap(exit.Usagef("no cluster is named and %s does not exist", g.config.DefaultSocket),
 		"name a cluster of the demo with --cluster (east, west, north), or a control plane's socket with --admin")
+}
+
+// DemoCluster is the name of the cluster that the flags or the environment choose, for what works in a demo only.
+func (g *Globals) DemoCluster() (string, error) {
+	env := g.config.Env
+	named := cmp.Or(g.Cluster, env("ISTHMUS_CLUSTER"))
+	outside := g.Admin != "" || g.Cluster == "" && env("ISTHMUS_ADMIN") != ""
+	if named == "" && !outside {
+		_, err := os.Stat(g.config.DefaultSocket)
+		outside = err == nil
+	}
+	if outside {
+		err := errors.New("this works in a demo only so far, and the control plane that was named is in none")
+		return "", hint.Wrap(hint.Code(err, "not_a_demo"), "start one with isthmus demo up, and name one of its clusters: --cluster east")
+	}
+	if named == "" {
+		return "", hint.Wrap(exit.Usagef("no cluster is named"), "name a cluster of the demo with --cluster (east, west, north)")
+	}
+	return named, nil
 }
 
 func (g *Globals) locate(cluster string) (string, error) {

@@ -56,6 +56,23 @@ func Silently(code int) error {
 	return silent{code}
 }
 
+// numbered is an error with an exit code of its own.
+type numbered struct {
+	error
+	number int
+}
+
+func (n numbered) Unwrap() error { return n.error }
+
+// With returns err, which ends isthmus with number whatever its code is. `workload run` says with it, as shells do,
+// that a program was not found.
+func With(number int, err error) error {
+	if err == nil {
+		return nil
+	}
+	return numbered{err, number}
+}
+
 // Usagef makes an error about how the command was called.
 func Usagef(format string, args ...any) error {
 	return hint.Code(fmt.Errorf(format, args...), CodeUsage)
@@ -74,6 +91,10 @@ func Of(err error) (number int, code string, quiet bool) {
 	code = hint.CodeOf(err)
 	if code == "" {
 		code = kind(err)
+	}
+	var own numbered
+	if errors.As(err, &own) {
+		return own.number, code, false
 	}
 	if number, ok := byCode[code]; ok {
 		return number, code, false

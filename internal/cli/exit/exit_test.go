@@ -36,6 +36,7 @@ func TestOf(t *testing.T) {
 		{"differences", hint.Code(plain, exit.CodeDifferences), 2, "differences", false},
 		{"not found", status.Error(codes.NotFound, "x"), 1, "not_found", false},
 		{"the exit code of a program that was run", fmt.Errorf("run: %w", exit.Silently(7)), 7, "", true},
+		{"an exit code of its own", fmt.Errorf("run: %w", exit.With(127, hint.Code(plain, "not_found"))), 127, "not_found", false},
 		{"which may be 0", exit.Silently(0), 0, "", false},
 	}
 	for _, test := range tests {

@@ -200,6 +200,8 @@ func refused(err error) bool {
 	switch status.Code(err) {
 	case codes.InvalidArgument, codes.PermissionDenied, codes.AlreadyExists, codes.NotFound:
 		return true
+	case codes.FailedPrecondition:
+		return hint.CodeOf(err) != "alone"
 	}
 	return false
 }

@@ -1,0 +1,141 @@
+package meter
+
+import (
+	"maps"
+	"time"
+)
+
+// lag is how many rounds a TCP connection may take to find a server before it counts as failed. Envoy has no one
+// counter for such a failure, so it is what was opened then and has still not been sent now.
+const lag = 3
+
+// sums are what each Envoy counted between the first round and a moment, its restarts taken out.
+type sums map[Proxy]map[Series]uint64
+
+// Point is all that was counted from the first round up to a moment. It does not change.
+type Point struct {
+	At    time.Time
+	start time.Time
+	// last is the latest sample of every proxy ever seen.
+	last map[Proxy]Sample
+	sum  sums
+	// earlier are the sums of the lag rounds before, oldest first.
+	earlier []sums
+}
+
+// Start is the first point: what Envoys counted up to now is not of interest.
+func Start(at time.Time, round map[Proxy]Sample) Point {
+	return Point{At: at, start: at, last: maps.Clone(round), sum: sums{}}
+}
+
+// Next adds a round. A proxy that is missing in it counted nothing that is known; one that restarted, or is new,
+// counted from zero.
+func (p Point) Next(at time.Time, round map[Proxy]Sample) Point {
+	n := Point{At: at, start: p.start, last: maps.Clone(p.last), sum: maps.Clone(p.sum)}
+	n.earlier = append(append(n.earlier, p.earlier...), p.sum)
+	if len(n.earlier) > lag {
+		n.earlier = n.earlier[len(n.earlier)-lag:]
+	}
+	for proxy, sample := range round {
+		base, known := p.last[proxy]
+		switch {
+		case !known && float64(sample.Uptime) > at.Sub(p.start).Seconds()+1:
+			base = sample // it was there before the first round, which missed it
+		case !known || restarted(base, sample):
+			base = Sample{}
+		}
+		n.last[proxy] = sample
+		var own map[Series]uint64
+		for series, value := range sample.Counts {
+			if value == base.Counts[series] {
+				continue
+			}
+			if own == nil {
+				own = maps.Clone(p.sum[proxy])
+				if own == nil {
+					own = map[Series]uint64{}
+				}
+			}
+			own[series] += value - base.Counts[series]
+		}
+		if own != nil {
+			n.sum[proxy] = own
+		}
+	}
+	return n
+}
+
+// restarted tells whether an Envoy is another one than it was. Uptime alone does not tell: two that have just started
+// both say 0.
+func restarted(before, now Sample) bool {
+	if now.Uptime < before.Uptime {
+		return true
+	}
+	for series, value := range before.Counts {
+		if now.Counts[series] < value {
+			return true
+		}
+	}
+	return false
+}
+
+// Proxies are those that answered with a sample in this or an earlier round.
+func (p Point) Proxies() int { return len(p.last) }
+
+// settled are the sums of lag rounds ago.
+func (p Point) settled() sums {
+	if len(p.earlier) == 0 {
+		return nil
+	}
+	return p.earlier[0]
+}
+
+// port is a service's port as one sidecar calls it: the finest that errors are told apart by.
+type port struct {
+	proxy   Proxy
+	service Service
+	number  uint16
+}
+
+// errors adds up what failed, by service.
+func (p Point) errors() map[Service]uint64 {
+	plain, calls, opened, sent := map[port]uint64{}, map[port]uint64{}, map[port]uint64{}, map[port]uint64{}
+	collect(p.sum, func(kind Kind, at port, n uint64) {
+		switch kind {
+		case Errors:
+			plain[at] += n
+		case CallErrors:
+			calls[at] += n
+		case Sent:
+			sent[at] += n
+		}
+	})
+	collect(p.settled(), func(kind Kind, at port, n uint64) {
+		if kind == Connections {
+			opened[at] += n
+		}
+	})
+	failed := map[Service]uint64{}
+	for at, n := range plain {
+		failed[at.service] += max(n, calls[at]) // nearly all are counted as both
+	}
+	for at, n := range calls {
+		if plain[at] == 0 {
+			failed[at.service] += n
+		}
+	}
+	for at, n := range opened {
+		if n > sent[at] {
+			failed[at.service] += n - sent[at]
+		}
+	}
+	return failed
+}
+
+func collect(s sums, add func(Kind, port, uint64)) {
+	for proxy, counts := range s {
+		for series, n := range counts {
+			add(series.Kind, port{proxy, series.Service, series.Port}, n)
+		}
+	}
+}
