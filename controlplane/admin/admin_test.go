@@ -286,6 +286,9 @@ func TestRegister(t *testing.T) {
 	if _, err := l.mesh.RegisterWorkload(ctx, gateway); err != nil || l.workload.last() != "gateway isthmus-system gateway gateway" {
 		t.Errorf("gateway: %v, minted for %s", err, l.workload.last())
 	}
+	alive, name := member("shop"), mesh.WorkloadName{Namespace: "shop", Name: "alive-1"}
+	alive.Workloads = map[mesh.WorkloadName]*mesh.Workload{name: {Name: name, Address: netip.MustParseAddr("10.244.0.99"), Ready: true}}
+	l.snapshot.Store(alive)
 	refused := []struct {
 		why, code string
 		change    func(*admin.RegisterWorkloadRequest)
@@ -296,6 +299,9 @@ func TestRegister(t *testing.T) {
 		{"an export without a grant", "not_granted", func(r *admin.RegisterWorkloadRequest) { r.Namespace = "other" }},
 		{"a new service without a port", "no_port", func(r *admin.RegisterWorkloadRequest) { r.Service, r.Ports, r.Export = "x", nil, false }},
 		{"an unknown protocol", "invalid", func(r *admin.RegisterWorkloadRequest) { r.Service, r.Ports[0].Protocol, r.Export = "y", "smtp!", false }},
+		{"another protocol than the service's", "service_conflict", func(r *admin.RegisterWorkloadRequest) { r.Ports[0].Protocol = "grpc" }},
+		{"a port that the service does not have", "service_conflict", func(r *admin.RegisterWorkloadRequest) { r.Ports[0].Number = 9999 }},
+		{"a name that is in use", "already_exists", func(r *admin.RegisterWorkloadRequest) { r.Name = "alive-1" }},
 		{"a token for a stranger", "not_found", func(r *admin.RegisterWorkloadRequest) { r.Name, r.TokenOnly = "stranger", true }},
 	}
 	for _, test := range refused {

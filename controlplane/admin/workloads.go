@@ -4,7 +4,10 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"maps"
+	"slices"
+	"strings"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -118,6 +121,10 @@ func (s *meshServer) register(ctx context.Context, snapshot *mesh.Snapshot, w *a
 		return err
 	}
 	ops := []etcd.Op{{Name: entry, JSON: raw, Expect: etcd.AnyVersion}}
+	if other := snapshot.Workloads[mesh.WorkloadName{Namespace: entry.Namespace, Name: entry.Name}]; other != nil && other.Ready && other.Address.String() != w.GetAddress() {
+		return hint.Wrap(hint.Code(status.Errorf(codes.AlreadyExists, "workload %s/%s runs already, at %s", entry.Namespace, entry.Name, other.Address), "already_exists"),
+			"choose another name, or end the other one first")
+	}
 	name := mesh.ServiceName{Namespace: w.GetNamespace(), Name: w.GetService()}
 	if w.GetExport() {
 		if err := exportable(snapshot, name); err != nil {
@@ -146,7 +153,7 @@ func (s *meshServer) missingOf(ctx context.Context, w *admin.RegisterWorkloadReq
 	}
 	var ops []etcd.Op
 	service := mesh.ObjectName{Kind: "Service", Namespace: name.Namespace, Name: name.Name}
-	_, err := s.config.Store.Get(ctx, service)
+	stored, err := s.config.Store.Get(ctx, service)
 	switch {
 	case errors.Is(err, etcd.ErrNotFound):
 		raw, err := serviceObject(w)
@@ -156,6 +163,10 @@ func (s *meshServer) missingOf(ctx context.Context, w *admin.RegisterWorkloadReq
 		ops = append(ops, etcd.Op{Name: service, JSON: raw, Expect: etcd.Absent})
 	case err != nil:
 		return nil, err
+	default:
+		if err := fits(etcd.BuildConfig([]etcd.Object{stored}).Services[name], w); err != nil {
+			return nil, err
+		}
 	}
 	if !w.GetExport() {
 		return ops, nil
@@ -170,6 +181,48 @@ func (s *meshServer) missingOf(ctx context.Context, w *admin.RegisterWorkloadReq
 		return append(ops, etcd.Op{Name: export, JSON: raw, Expect: etcd.Absent}), nil
 	}
 	return ops, err
+}
+
+// fits refuses an instance that the service it names, which exists, would not have or could not use.
+func fits(service *mesh.Service, w *admin.RegisterWorkloadRequest) error {
+	if service == nil {
+		return nil // its object says nothing that could be contradicted
+	}
+	refuse := func(fix, format string, args ...any) error {
+		return hint.Wrap(hint.Code(status.Errorf(codes.FailedPrecondition, format, args...), "service_conflict"), fix)
+	}
+	if !mesh.Selected(service.Selector, w.GetLabels()) {
+		return refuse("give the instance these labels: --label NAME=VALUE", "service %s picks workloads by labels %s, this one has %s",
+			service.Name, labelsText(service.Selector), labelsText(w.GetLabels()))
+	}
+	for _, p := range w.GetPorts() {
+		at := slices.IndexFunc(service.Ports, func(have mesh.Port) bool { return have.TargetPort == p.GetNumber() })
+		if at < 0 {
+			return refuse("use one of its ports, or change the service with isthmus apply", "service %s exists and leads to %s, not to port %d",
+				service.Name, portsText(service.Ports), p.GetNumber())
+		}
+		if have := service.Ports[at].Protocol; p.GetProtocol() != "" && mesh.Protocol(p.GetProtocol()) != have {
+			return refuse("say "+string(have)+", or change the service with isthmus apply", "port %d of service %s exists and is %s, not %s",
+				p.GetNumber(), service.Name, have, p.GetProtocol())
+		}
+	}
+	return nil
+}
+
+func labelsText(labels map[string]string) string {
+	var parts []string
+	for _, k := range slices.Sorted(maps.Keys(labels)) {
+		parts = append(parts, k+"="+labels[k])
+	}
+	return strings.Join(parts, ",")
+}
+
+func portsText(ports []mesh.Port) string {
+	var parts []string
+	for _, p := range ports {
+		parts = append(parts, fmt.Sprintf("port %d (%s)", p.TargetPort, p.Protocol))
+	}
+	return strings.Join(parts, ", ")
 }
 
 func workloadObject(w *admin.RegisterWorkloadRequest, region string) ([]byte, error) {
