@@ -20,6 +20,7 @@ import (
 	joinpb "isthmus.dev/isthmus/api/join"
 	"isthmus.dev/isthmus/api/rpc/joinrpc"
 	"isthmus.dev/isthmus/api/rpc/syncrpc"
+	"isthmus.dev/isthmus/controlplane/admin"
 	"isthmus.dev/isthmus/controlplane/config"
 	"isthmus.dev/isthmus/federation/catalog"
 	"isthmus.dev/isthmus/federation/document"
@@ -121,7 +122,7 @@ func (s publisherServer) Subscribe(stream grpc.BidiStreamingServer[catpb.Subscri
 
 // run serves and follows the federation until ctx ends.
 func (f *federation) run(ctx context.Context) error {
-	listener, err := listenUnix(f.config.socket(federationSocket))
+	listener, err := admin.Listen(ctx, f.config.socket(federationSocket))
 	if err != nil {
 		return err
 	}

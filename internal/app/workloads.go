@@ -91,7 +91,7 @@ func (w *workloads) tls() *tls.Config {
 
 // run serves proxies until ctx ends.
 func (w *workloads) run(ctx context.Context) error {
-	listener, err := listenUnix(w.config.socket(workloadSocket))
+	listener, err := admin.Listen(ctx, w.config.socket(workloadSocket))
 	if err != nil {
 		return err
 	}
