@@ -244,7 +244,7 @@ func proxy(args []string) error {
 		switch r.URL.Path {
 		case "/ready", "/drain":
 		case "/stats":
-			fmt.Fprint(w, `{"stats":[{"name":"listener.admin.main_thread.downstream_cx_active","value":1}]}`)
+			fmt.Fprint(w, `{"stats":[{"name":"listener.127.0.0.1_15001.downstream_cx_active","value":0}]}`)
 		default:
 			w.WriteHeader(http.StatusNotFound)
 		}

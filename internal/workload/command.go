@@ -150,10 +150,13 @@ func demo(g *cli.Globals) (control.Client, error) {
 
 // unreachable is the code of errors that say that the demo does not run.
 func unreachable(err error) error {
-	if hint.CodeOf(err) == control.CodeNotRunning {
-		return hint.Code(err, exit.CodeUnreachable)
+	if hint.CodeOf(err) != control.CodeNotRunning {
+		return err
 	}
-	return err
+	if hint.Of(err) == "" {
+		err = hint.Wrap(err, "start it again with: isthmus demo up")
+	}
+	return hint.Code(err, exit.CodeUnreachable)
 }
 
 // announce tells where a service is reached, once it may be.

@@ -171,16 +171,16 @@ func (e *envoy) ready(ctx context.Context) error {
 	return err
 }
 
-// connections counts what clients have open.
+// connections counts what clients have open. The internal listeners are not theirs: they hold the pooled connections to
+// other clusters, which outlive every client.
 func (e *envoy) connections(ctx context.Context) (int, error) {
-	text, err := e.text(ctx, http.MethodGet, `/stats?format=json&filter=^listener\..*\.downstream_cx_active$`)
+	text, err := e.text(ctx, http.MethodGet, `/stats?format=json&filter=^listener\.[0-9.]*_[0-9]*\.downstream_cx_active$`)
 	if err != nil {
 		return 0, err
 	}
 	var stats struct {
 		Stats []struct {
-			Name  string `json:"name"`
-			Value int    `json:"value"`
+			Value int `json:"value"`
 		} `json:"stats"`
 	}
 	if err := json.Unmarshal([]byte(text), &stats); err != nil {
@@ -188,9 +188,7 @@ func (e *envoy) connections(ctx context.Context) (int, error) {
 	}
 	n := 0
 	for _, s := range stats.Stats {
-		if !strings.HasPrefix(s.Name, "listener.admin") {
-			n += s.Value
-		}
+		n += s.Value
 	}
 	return n, nil
 }

@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"os"
 	"slices"
-	"strings"
 	"time"
 
 	"isthmus.dev/isthmus/internal/cli/exit"
@@ -164,16 +163,16 @@ func awaitNoConnections(ctx context.Context, agent string, least time.Time) {
 	}
 }
 
-// connections counts what clients of a sidecar have open.
+// connections counts what clients of a sidecar have open. Its internal listeners
+// are not asked: their connections are its own, pooled, and outlive every client.
 func connections(ctx context.Context, agent string) (int, error) {
-	text, err := askAgent(ctx, agent, http.MethodGet, `/stats?format=json&filter=^listener\..*\.downstream_cx_active$`)
+	text, err := askAgent(ctx, agent, http.MethodGet, `/stats?format=json&filter=^listener\.[0-9.]*_[0-9]*\.downstream_cx_active$`)
 	if err != nil {
 		return 0, err
 	}
 	var stats struct {
 		Stats []struct {
-			Name  string `json:"name"`
-			Value int    `json:"value"`
+			Value int `json:"value"`
 		} `json:"stats"`
 	}
 	if err := json.Unmarshal(text, &stats); err != nil {
@@ -181,9 +180,7 @@ func connections(ctx context.Context, agent string) (int, error) {
 	}
 	n := 0
 	for _, s := range stats.Stats {
-		if !strings.HasPrefix(s.Name, "listener.admin") {
-			n += s.Value
-		}
+		n += s.Value
 	}
 	return n, nil
 }
