@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -57,46 +56,12 @@ func play(role string, args []string) error {
 			fmt.Println(r.Status)
 		}
 		return err
+	case "mirror", "self", "load":
+		return playHTTP(role, args)
 	case "hostile":
 		return playHostile(args)
 	}
 	return fmt.Errorf("no role %q", role)
-}
-
-// workload starts `workload run` in a cluster and stops it when the test ends; ended
-// delivers its exit code.
-func (d *demo) workload(t *testing.T, cluster string, args ...string) (stop func() int, output *bytes.Buffer) {
-	t.Helper()
-	cmd := exec.Command(bin("isthmus"), append([]string{"--dir", d.dir, "--cluster", cluster, "workload", "run"}, args...)...)
-	cmd.Env = append(os.Environ(), roleEnv+"=grpc-server")
-	output = &bytes.Buffer{}
-	cmd.Stdout, cmd.Stderr = output, output
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	done := make(chan int, 1)
-	go func() {
-		_ = cmd.Wait()
-		done <- cmd.ProcessState.ExitCode()
-	}()
-	stopped := false
-	stop = func() int {
-		if stopped {
-			return 0
-		}
-		stopped = true
-		_ = cmd.Process.Signal(syscall.SIGTERM)
-		select {
-		case code := <-done:
-			return code
-		case <-time.After(60 * time.Second):
-			_ = cmd.Process.Kill()
-			t.Errorf("workload run did not end within 60 s of SIGTERM\n%s", output)
-			return -1
-		}
-	}
-	t.Cleanup(func() { stop() })
-	return stop, output
 }
 
 // once runs a program to its end inside a cluster.
@@ -122,26 +87,26 @@ func TestStranger(t *testing.T) {
 	if err := os.WriteFile(page+"/hello.txt", []byte("hello from west\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	_, web := d.workload(t, "west", "--name", "web-1", "-n", "strangers", "--service", "web", "--port", "http:8000:http", "--export",
+	web := d.workload(t, "west", "", "--name", "web-1", "-n", "strangers", "--service", "web", "--port", "http:8000:http", "--export",
 		"--", "python3", "-m", "http.server", "--directory", page, "8000")
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, rpc := d.workload(t, "west", "--name", "rpc-1", "-n", "strangers", "--service", "rpc", "--port", "grpc:50051:grpc", "--export", "--", self, "0.0.0.0:50051")
+	rpc := d.workload(t, "west", "grpc-server", "--name", "rpc-1", "-n", "strangers", "--service", "rpc", "--port", "grpc:50051:grpc", "--export", "--", self, "0.0.0.0:50051")
 
 	eventually(t, 60*time.Second, func() string {
 		r := d.once(t, "east", "curl-1", "", "python3", "-c",
 			"import urllib.request; print(urllib.request.urlopen('http://web.strangers.svc.clusterset.local:8000/hello.txt', timeout=5).read().decode())")
 		if r.code != 0 || !strings.Contains(r.stdout, "hello from west") {
-			return fmt.Sprintf("python in east: exit %d %s%s\nserver: %s", r.code, r.stdout, r.stderr, web)
+			return fmt.Sprintf("python in east: exit %d %s%s\nserver: %s", r.code, r.stdout, r.stderr, web.output())
 		}
 		return ""
 	})
 	eventually(t, 30*time.Second, func() string {
 		r := d.once(t, "east", "rpc-client", "grpc-client", self, "rpc.strangers.svc.clusterset.local:50051")
 		if r.code != 0 || !strings.Contains(r.stdout, "SERVING") {
-			return fmt.Sprintf("gRPC client in east: exit %d %s%s\nserver: %s", r.code, r.stdout, r.stderr, rpc)
+			return fmt.Sprintf("gRPC client in east: exit %d %s%s\nserver: %s", r.code, r.stdout, r.stderr, rpc.output())
 		}
 		return ""
 	})
