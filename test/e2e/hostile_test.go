@@ -12,6 +12,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io"
 	"math/big"
 	"net"
 	"net/http"
@@ -27,6 +28,7 @@ import (
 // certificate in file args[2], sends one request and prints what came back.
 func playHostile(args []string) error {
 	address, sni, file := args[0], args[1], args[2]
+	controlPlane := !strings.Contains(sni, "outbound_")
 	cert, err := tls.LoadX509KeyPair(file, file)
 	if err != nil {
 		return err
@@ -38,13 +40,30 @@ func playHostile(args []string) error {
 	}
 	defer func() { _ = conn.Close() }()
 	_ = conn.SetDeadline(time.Now().Add(5 * time.Second))
-	c := tls.Client(conn, &tls.Config{
+	config := &tls.Config{
 		ServerName: sni, MinVersion: tls.VersionTLS13,
 		// The attacker does not care who answers. GetClientCertificate shows the certificate
 		// whatever authorities the server asks for.
 		InsecureSkipVerify:   true, //nolint:gosec // see above
 		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &cert, nil },
-	})
+	}
+	if controlPlane {
+		config.NextProtos = []string{"h2"}
+	}
+	c := tls.Client(conn, config)
+	if controlPlane { // a member is answered with HTTP/2 settings (RFC 9113 §3.4)
+		frame := make([]byte, 9)
+		_, err := c.Write([]byte("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00"))
+		if err == nil {
+			_, err = io.ReadFull(c, frame)
+		}
+		if err != nil {
+			fmt.Println("refused: control plane:", err)
+			return nil
+		}
+		fmt.Println("answered: frame", frame[3])
+		return nil
+	}
 	if _, err := fmt.Fprintf(c, "GET / HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n\r\n", strings.TrimPrefix(sni, "s0.")); err != nil {
 		fmt.Println("refused: handshake:", err)
 		return nil
@@ -68,7 +87,7 @@ type intermediate struct {
 func steal(t *testing.T, d *demo, cluster string) intermediate {
 	t.Helper()
 	folder := filepath.Join(d.dir, cluster, "trust")
-	chain, err := os.ReadFile(filepath.Join(folder, "intermediate.crt"))
+	chain, err := os.ReadFile(filepath.Join(folder, "intermediate.pem"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -186,6 +205,13 @@ func TestHostile(t *testing.T) {
 	sidecar := podAddress(t, d, "west", "ratings") + ":8080"
 	if got := attack("west", sidecar, "outbound_.8080_._.ratings.shop.svc.clusterset.local", good); got != "answered: 200" {
 		t.Fatalf("a live sidecar with a valid leaf: %s", got)
+	}
+	stream := east.leaf(t, []string{"spiffe://east." + fed + "/isthmus/federation"}, nil)
+	if got := attack("east", gateway, "west."+fed, stream); got != "answered: frame 4" {
+		t.Fatalf("a control plane with a member's leaf: %s", got)
+	}
+	if got := attack("east", gateway, "west."+fed, good); !strings.HasPrefix(got, "refused: ") {
+		t.Errorf("a control plane with a workload's leaf: %s", got)
 	}
 	for what, file := range leaves {
 		t.Run(what, func(t *testing.T) {
