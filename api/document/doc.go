@@ -1,0 +1,2 @@
+// Package document holds the wire form of the federation document (document.proto).
+package document

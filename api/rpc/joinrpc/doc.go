@@ -1,0 +1,2 @@
+// Package joinrpc holds the gRPC stubs of joining and of membership.
+package joinrpc

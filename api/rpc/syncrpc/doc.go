@@ -1,0 +1,2 @@
+// Package syncrpc holds the gRPC stubs of the catalogue streams.
+package syncrpc

@@ -1,0 +1,2 @@
+// Package workloadrpc holds the gRPC stubs of what proxies ask their control plane.
+package workloadrpc
