@@ -1,0 +1,96 @@
+package lab
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Problem is an error with what a person can do about it.
+type Problem struct {
+	Err error
+	Fix string
+}
+
+func (p *Problem) Error() string { return p.Err.Error() }
+func (p *Problem) Unwrap() error { return p.Err }
+
+// tools are the programs that a lab takes from the system, with the Debian package of each.
+var tools = []struct{ command, pkg string }{
+	{"runc", "runc"}, {"ip", "iproute2"}, {"nft", "nftables"}, {"conntrack", "conntrack"}, {"socat", "socat"},
+	{"nsenter", "util-linux"},
+}
+
+// machine is what a lab has to adapt to.
+type machine struct {
+	lowersScores bool   // root may lower a process' OOM score
+	snapshotter  string // of containerd
+}
+
+// inspect says whether a lab can run here, and how. dir is where its disks will be.
+func inspect(dir string) (machine, error) {
+	var m machine
+	if os.Geteuid() != 0 {
+		return m, &Problem{errors.New("real Kubernetes needs root: it makes namespaces, mounts and cgroups"), "run it again with sudo"}
+	}
+	var packages []string
+	for _, t := range tools {
+		if _, err := exec.LookPath(t.command); err != nil {
+			packages = append(packages, t.pkg)
+		}
+	}
+	if len(packages) > 0 {
+		list := strings.Join(packages, " ")
+		return m, &Problem{fmt.Errorf("not installed: %s", list), "apt-get install " + list}
+	}
+	status, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		return m, err
+	}
+	caps, err := effective(string(status))
+	if err != nil {
+		return m, err
+	}
+	for name, bit := range map[string]int{"CAP_SYS_ADMIN": unix.CAP_SYS_ADMIN, "CAP_NET_ADMIN": unix.CAP_NET_ADMIN, "CAP_SYS_PTRACE": unix.CAP_SYS_PTRACE} {
+		if caps&(1<<bit) == 0 {
+			return m, &Problem{fmt.Errorf("root lacks %s here", name), "run it on a machine or in a container that has it (docker run --privileged)"}
+		}
+	}
+	m.lowersScores = caps&(1<<unix.CAP_SYS_RESOURCE) != 0
+	m.snapshotter, err = snapshotter(dir)
+	return m, err
+}
+
+// effective reads the line CapEff of /proc/PID/status (proc(5)).
+func effective(status string) (uint64, error) {
+	for line := range strings.Lines(status) {
+		if text, ok := strings.CutPrefix(line, "CapEff:"); ok {
+			return strconv.ParseUint(strings.TrimSpace(text), 16, 64)
+		}
+	}
+	return 0, errors.New("/proc/self/status has no line CapEff")
+}
+
+// snapshotter is overlayfs, except where the disk is itself an overlay, on which the kernel stacks no other.
+func snapshotter(dir string) (string, error) {
+	for {
+		var fs unix.Statfs_t
+		err := unix.Statfs(dir, &fs)
+		if err == nil {
+			if fs.Type == unix.OVERLAYFS_SUPER_MAGIC {
+				return "native", nil
+			}
+			return "overlayfs", nil
+		}
+		if !errors.Is(err, unix.ENOENT) || dir == "/" {
+			return "", fmt.Errorf("look at %s: %w", dir, err)
+		}
+		dir = filepath.Dir(dir) // not made yet
+	}
+}
