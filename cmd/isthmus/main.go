@@ -11,6 +11,7 @@ import (
 
 	"isthmus.dev/isthmus/internal/cli"
 	"isthmus.dev/isthmus/internal/demo"
+	"isthmus.dev/isthmus/internal/demo/story"
 	"isthmus.dev/isthmus/internal/workload"
 )
 
@@ -28,7 +29,7 @@ func run() int {
 		Locate: demo.AdminSocket,
 		Commands: []func(*cli.Globals) *cobra.Command{
 			workload.Command,
-			func(*cli.Globals) *cobra.Command { return demo.Command(demo.Config{}) },
+			func(*cli.Globals) *cobra.Command { return demo.Command(demo.Config{Story: story.Tell}) },
 		},
 	}, os.Args[1:])
 }

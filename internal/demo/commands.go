@@ -44,9 +44,9 @@ func interruptible(cmd *cobra.Command) (context.Context, context.CancelFunc) {
 }
 
 type upFlags struct {
-	detach, noApp, noJoin bool
-	clusters              int
-	envoy                 string
+	detach, noApp, noJoin, once bool
+	clusters                    int
+	envoy                       string
 }
 
 func upCommand(cfg Config) *cobra.Command {
@@ -62,6 +62,8 @@ func upCommand(cfg Config) *cobra.Command {
 	cmd.Flags().BoolVar(&flags.noApp, "no-app", false, "control planes and gateways only, without the shop")
 	cmd.Flags().BoolVar(&flags.noJoin, "no-join", false, "leave all clusters but the first alone, to be joined by hand")
 	cmd.Flags().StringVar(&flags.envoy, "envoy", "", "Envoy to run (default: $"+host.EnvoyEnv+", else the downloaded one)")
+	cmd.Flags().BoolVar(&flags.once, "once", false, "end the demo when its story has been told; an act that failed is an error")
+	_ = cmd.Flags().MarkHidden("once") // the flag exists
 	return cmd
 }
 
@@ -91,7 +93,7 @@ func up(cmd *cobra.Command, cfg Config, flags upFlags) error {
 	if err != nil {
 		return err
 	}
-	live := Live{Document: d.Document, Client: d.Client, Topology: top}
+	live := Live{Document: d.Document, Client: d.Client, Topology: top, Once: flags.once}
 	if !flags.noApp && !flags.noJoin {
 		if err := awaitAnswers(ctx, cfg, live); err != nil {
 			return joinStop(err, d)
@@ -104,7 +106,10 @@ func up(cmd *cobra.Command, cfg Config, flags upFlags) error {
 		}
 		return show(cmd, f, live.Document, func(w io.Writer) { summary(w, live.Document) })
 	}
-	if f == output.JSON || cfg.Story == nil {
+	if f == output.JSON {
+		cfg.Story = nil // standard output is one document
+	}
+	if cfg.Story == nil {
 		if err := show(cmd, f, live.Document, func(w io.Writer) { summary(w, live.Document) }); err != nil {
 			return joinStop(err, d)
 		}
@@ -129,7 +134,7 @@ func foreground(ctx context.Context, cmd *cobra.Command, cfg Config, d *host.Dem
 	if cfg.Story != nil {
 		err = cfg.Story(ctx, live)
 	}
-	if err == nil {
+	if err == nil && !live.Once {
 		<-ctx.Done()
 	} else if ctx.Err() != nil {
 		err = nil // the story was interrupted by its end

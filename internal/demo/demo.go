@@ -37,6 +37,8 @@ type Live struct {
 	Document control.Document
 	Client   control.Client
 	Topology topology.Topology
+	// Once ends the demo when the story has been told.
+	Once bool
 }
 
 // Command is `isthmus demo`. The flags --dir and -o are those of the program's

@@ -6,7 +6,7 @@ import (
 )
 
 // lag is how many rounds a TCP connection may take to find a server before it counts as failed. Envoy has no one
-// counter for such a failure, so it is what was opened then and has still not been sent now.
+// counter for such a failure: it is what was opened and, in none of the rounds since, sent on.
 const lag = 3
 
 // sums are what each Envoy counted between the first round and a moment, its restarts taken out.
@@ -21,17 +21,20 @@ type Point struct {
 	sum  sums
 	// earlier are the sums of the lag rounds before, oldest first.
 	earlier []sums
+	heard   int
 }
 
 // Start is the first point: what Envoys counted up to now is not of interest.
 func Start(at time.Time, round map[Proxy]Sample) Point {
-	return Point{At: at, start: at, last: maps.Clone(round), sum: sums{}}
+	last := map[Proxy]Sample{}
+	maps.Copy(last, round)
+	return Point{At: at, start: at, last: last, sum: sums{}, heard: len(round)}
 }
 
 // Next adds a round. A proxy that is missing in it counted nothing that is known; one that restarted, or is new,
 // counted from zero.
 func (p Point) Next(at time.Time, round map[Proxy]Sample) Point {
-	n := Point{At: at, start: p.start, last: maps.Clone(p.last), sum: maps.Clone(p.sum)}
+	n := Point{At: at, start: p.start, last: maps.Clone(p.last), sum: maps.Clone(p.sum), heard: len(round)}
 	n.earlier = append(append(n.earlier, p.earlier...), p.sum)
 	if len(n.earlier) > lag {
 		n.earlier = n.earlier[len(n.earlier)-lag:]
@@ -79,16 +82,8 @@ func restarted(before, now Sample) bool {
 	return false
 }
 
-// Proxies are those that answered with a sample in this or an earlier round.
-func (p Point) Proxies() int { return len(p.last) }
-
-// settled are the sums of lag rounds ago.
-func (p Point) settled() sums {
-	if len(p.earlier) == 0 {
-		return nil
-	}
-	return p.earlier[0]
-}
+// Heard is how many proxies the point's own round has.
+func (p Point) Heard() int { return p.heard }
 
 // port is a service's port as one sidecar calls it: the finest that errors are told apart by.
 type port struct {
@@ -99,23 +94,8 @@ type port struct {
 
 // errors adds up what failed, by service.
 func (p Point) errors() map[Service]uint64 {
-	plain, calls, opened, sent := map[port]uint64{}, map[port]uint64{}, map[port]uint64{}, map[port]uint64{}
-	collect(p.sum, func(kind Kind, at port, n uint64) {
-		switch kind {
-		case Errors:
-			plain[at] += n
-		case CallErrors:
-			calls[at] += n
-		case Sent:
-			sent[at] += n
-		}
-	})
-	collect(p.settled(), func(kind Kind, at port, n uint64) {
-		if kind == Connections {
-			opened[at] += n
-		}
-	})
 	failed := map[Service]uint64{}
+	plain, calls := p.sum.of(Errors), p.sum.of(CallErrors)
 	for at, n := range plain {
 		failed[at.service] += max(n, calls[at]) // nearly all are counted as both
 	}
@@ -124,18 +104,37 @@ func (p Point) errors() map[Service]uint64 {
 			failed[at.service] += n
 		}
 	}
-	for at, n := range opened {
-		if n > sent[at] {
-			failed[at.service] += n - sent[at]
+	pending := p.sum.pending()
+	for _, s := range p.earlier {
+		before := s.pending()
+		for at := range pending {
+			pending[at] = min(pending[at], before[at])
 		}
+	}
+	for at, n := range pending {
+		failed[at.service] += n
 	}
 	return failed
 }
 
-func collect(s sums, add func(Kind, port, uint64)) {
+// of picks the counters of one kind.
+func (s sums) of(kind Kind) map[port]uint64 {
+	picked := map[port]uint64{}
 	for proxy, counts := range s {
 		for series, n := range counts {
-			add(series.Kind, port{proxy, series.Service, series.Port}, n)
+			if series.Kind == kind {
+				picked[port{proxy, series.Service, series.Port}] += n
+			}
 		}
 	}
+	return picked
+}
+
+// pending are the TCP connections that have not found a server, or never will.
+func (s sums) pending() map[port]uint64 {
+	opened, sent := s.of(Connections), s.of(Sent)
+	for at, n := range opened {
+		opened[at] = n - min(n, sent[at])
+	}
+	return opened
 }
