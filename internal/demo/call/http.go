@@ -111,8 +111,9 @@ func (c *httpClient) do(ctx context.Context, _ int) outcome {
 	return o
 }
 
-// take returns the connection that was used last and is still open, or nil. One that its server closed while idle is
-// no failed request: nothing was sent on it.
+// take returns the connection that was used last and takes another request, or nil. One that its server closed while
+// idle is no failed request: nothing was sent on it. Nor is one that net/http is about to close, because the answer came
+// before it knew the request as written: such a one has no error yet, but takes no request.
 func (c *httpClient) take() *http.ClientConn {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -120,7 +121,7 @@ func (c *httpClient) take() *http.ClientConn {
 		last := len(c.idle) - 1
 		conn := c.idle[last]
 		c.idle = c.idle[:last]
-		if conn.Err() == nil {
+		if conn.Available() > 0 {
 			return conn
 		}
 		_ = conn.Close()
