@@ -28,6 +28,9 @@ const (
 	remoteAddress = "10.244.0.1"
 )
 
+// patience bounds every wait; a new link may take seconds to carry packets where the machine is busy.
+const patience = 30 * time.Second
+
 // TestInNamespace runs the tests named TestKernel… in a user and a network namespace of their own, so that neither
 // root nor any tool is needed and no rule touches the machine.
 func TestInNamespace(t *testing.T) {
@@ -213,7 +216,7 @@ func ask(address string, mark int) string {
 }
 
 func dial(network, address string, mark int) (net.Conn, error) {
-	dialer := net.Dialer{Timeout: 5 * time.Second, Control: func(_, _ string, raw syscall.RawConn) error {
+	dialer := net.Dialer{Timeout: patience, Control: func(_, _ string, raw syscall.RawConn) error {
 		if mark == 0 {
 			return nil
 		}
@@ -225,7 +228,7 @@ func dial(network, address string, mark int) (net.Conn, error) {
 }
 
 func firstLine(conn net.Conn) string {
-	_ = conn.SetDeadline(time.Now().Add(5 * time.Second))
+	_ = conn.SetDeadline(time.Now().Add(patience))
 	line := make([]byte, 256)
 	n, err := conn.Read(line)
 	if err != nil {

@@ -22,7 +22,8 @@ import (
 //
 //	mirror ADDRESS NAME      answers its name, and who its sidecar says is calling
 //	self ADDRESS NAME URL    is a mirror, calls the URL until it answers, prints that and ends
-//	load URL DURATION        calls the URL one request after the other, prints how often it got which answer
+//	load URL NAME            calls the URL one request after the other until NAME answers steadily, prints who
+//	                         answered first, and at last how often each did
 func playHTTP(role string, args []string) error {
 	client := http.Client{Timeout: 5 * time.Second}
 	get := func(url string) (string, error) {
@@ -40,17 +41,21 @@ func playHTTP(role string, args []string) error {
 		return string(body), nil
 	}
 	if role == "load" {
-		lasts, err := time.ParseDuration(args[1])
-		if err != nil {
-			return err
-		}
+		const steady = 50 // answers in a row
 		counts := map[string]int{}
-		for end := time.Now().Add(lasts); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+		for row, end := 0, time.Now().Add(30*time.Second); row < steady && time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
 			body, err := get(args[0])
 			if err != nil {
 				body = "error: " + err.Error()
 			}
-			counts[strings.Fields(body)[0]]++
+			who, _, _ := strings.Cut(body, " called")
+			if len(counts) == 0 {
+				fmt.Println("first:", who)
+			}
+			counts[who]++
+			if row++; who != args[1] {
+				row = 0
+			}
 		}
 		return json.NewEncoder(os.Stdout).Encode(counts)
 	}
@@ -353,37 +358,31 @@ func movesOver(t *testing.T, d *demo) {
 			"--", self, ":8080", cluster)
 	}
 	const url = "http://pair.strangers.svc.clusterset.local:8080/"
-	load := func(lasts string) map[string]int {
+	load := func(until string) *stranger {
+		return d.workload(t, "east", "load", "--name", "load", "--", self, url, until)
+	}
+	answers := func(s *stranger) map[string]int {
 		t.Helper()
-		r := d.once(t, "east", "load", "load", self, url, lasts)
-		if r.code != 0 {
-			t.Fatalf("load: exit %d\n%s", r.code, r.stderr)
-		}
+		<-s.done
+		out := strings.Split(strings.TrimSpace(s.output()), "\n")
 		counts := map[string]int{}
-		decode(t, "load", r.stdout, &counts)
+		decode(t, "load", out[len(out)-1], &counts)
 		return counts
 	}
 	server("west")
-	eventually(t, 30*time.Second, func() string {
-		if got := load("100ms"); got["west"] == 0 || len(got) > 1 {
-			return fmt.Sprintf("before east has it: %v", got)
-		}
-		return ""
-	})
+	if got := answers(load("west")); got["west"] == 0 {
+		t.Fatalf("before east has it: %v", got)
+	}
 	near := server("east")
-	eventually(t, 30*time.Second, func() string {
-		if got := load("100ms"); got["east"] == 0 || len(got) > 1 {
-			return fmt.Sprintf("with both: %v", got)
-		}
-		return ""
-	})
-	counts := make(chan map[string]int, 1)
-	go func() { counts <- load("4s") }()
-	time.Sleep(1500 * time.Millisecond) // the load is running
+	if got := answers(load("east")); got["east"] == 0 {
+		t.Fatalf("with both: %v", got)
+	}
+	running := load("west")
+	running.says(t, "first: east")
 	if code := near.end(t, syscall.SIGTERM); code != 143 {
 		t.Errorf("the near one: exit %d\n%s", code, near.output())
 	}
-	if got := <-counts; got["east"] == 0 || got["west"] == 0 || len(got) != 2 {
+	if got := answers(running); got["east"] == 0 || got["west"] == 0 || len(got) != 2 {
 		t.Errorf("while the near one left: %v, want answers of both and no error", got)
 	}
 }
