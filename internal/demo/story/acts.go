@@ -90,7 +90,7 @@ func (s *story) calls(ctx context.Context) error {
 	for _, c := range s.live.Topology.Clusters {
 		s.loads.start(ctx, c.Name, s.live.Topology.Exported())
 	}
-	s.screen.say("  from now on each cluster calls each of them " + loadRPS + " times a second")
+	s.screen.say("  from now on they do so " + loadRPS + " times a second, " + connectRPS + " times for TCP")
 	if begun, err := s.watch.now(ctx); err == nil {
 		_, _ = s.later(ctx, begun, pause)
 	}

@@ -95,7 +95,7 @@ func callArgs(from string, to topology.Service) []string {
 		"--protocol", string(to.Protocol), "--timeout", "3s"}
 }
 
-// wantAnswer is why a call was not answered by the shop.
+// problem is why a call was not answered by the shop.
 func (a answer) problem() error {
 	switch {
 	case a.FirstError != nil:
@@ -108,16 +108,22 @@ func (a answer) problem() error {
 
 // The background load: enough to see shares move within seconds, little enough for two processors.
 const (
-	loadRPS   = "20"
-	loadCount = "10000000" // until it is ended
+	loadRPS = "20"
+	// connectRPS is that of TCP, where each is a new connection with its handshake from end to end.
+	connectRPS = "5"
+	loadCount  = "10000000" // until it is ended
 	// loadPause is between the end of a load that ends by itself and its next start.
 	loadPause = time.Second
 )
 
 // load calls a service from a cluster, over and over, until ctx ends. Nothing reads what it reports.
 func (c commands) load(ctx context.Context, from string, to topology.Service) {
+	rps := loadRPS
+	if to.Protocol == topology.TCP {
+		rps = connectRPS
+	}
 	for ctx.Err() == nil {
-		cmd := c.command(ctx, append(callArgs(from, to), "--rps", loadRPS, "--count", loadCount, "-o", "json")...)
+		cmd := c.command(ctx, append(callArgs(from, to), "--rps", rps, "--count", loadCount, "-o", "json")...)
 		_ = cmd.Run() // a cluster that is dead cannot be called from
 		select {
 		case <-ctx.Done():

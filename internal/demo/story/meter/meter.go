@@ -55,7 +55,9 @@ type Series struct {
 	Kind    Kind
 	Service Service
 	Port    uint16
-	Bucket  Bucket // of Latency only
+	// Name is Envoy's for the host, its port and subset. What is removed from the mesh takes its counters along.
+	Name   string
+	Bucket Bucket // of Latency only
 }
 
 // Sample is what one Envoy has counted since it started.
@@ -120,7 +122,7 @@ func Parse(page string) (Sample, error) {
 			if !known {
 				s.Uptime = value
 			} else {
-				s.Counts[series] += value // the subsets of a service are one
+				s.Counts[series] = value
 			}
 		}
 		if len(s.Counts) > maxSeries {
@@ -178,9 +180,9 @@ func parseName(name string) (Series, bool) {
 	}
 	switch {
 	case fields[0] == "inbound" && len(fields) == 2 && scope == "cluster" && kind == Sent:
-		return Series{Kind: Answers, Port: uint16(port)}, true
+		return Series{Kind: Answers, Port: uint16(port), Name: host}, true
 	case fields[0] == "outbound" && len(fields) >= 5 && (fields[4] == "local" || fields[4] == "clusterset"):
-		return Series{Kind: kind, Service: Service{Namespace: fields[3], Name: fields[2]}, Port: uint16(port)}, true
+		return Series{Kind: kind, Service: Service{Namespace: fields[3], Name: fields[2]}, Port: uint16(port), Name: host}, true
 	}
 	return Series{}, false
 }

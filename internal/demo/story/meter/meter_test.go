@@ -34,18 +34,21 @@ http.outbound_8080_reviews_shop_clusterset.downstream_rq_time:
 	if err != nil {
 		t.Fatal(err)
 	}
-	of := func(kind Kind) Series { return Series{Kind: kind, Service: reviews, Port: 8080} }
+	const host = "outbound_8080_reviews_shop_clusterset"
+	of := func(kind Kind, name string) Series {
+		return Series{Kind: kind, Service: reviews, Port: 8080, Name: name}
+	}
 	took := func(low, width float64) Series {
-		s := of(Latency)
+		s := of(Latency, host)
 		s.Bucket = Bucket{low, width}
 		return s
 	}
 	want := Sample{Uptime: 51, Counts: map[Series]uint64{
-		of(Requests): 155, of(Errors): 104, of(CallErrors): 67, of(Retries): 2,
-		of(Sent):                              51, // a service and its subsets
-		{Connections, ledger, 7000, Bucket{}}: 6,
-		{Answers, Service{}, 8080, Bucket{}}:  27, // what reached the application, not what reached its sidecar
-		took(0, 0):                            151, took(1, 0.1): 160, took(10, 1): 11,
+		of(Requests, host): 155, of(Errors, host): 104, of(CallErrors, host): 67, of(Retries, host): 2,
+		of(Sent, host): 40, of(Sent, host+"_v1_canary"): 11,
+		{Kind: Connections, Service: ledger, Port: 7000, Name: "outbound_7000_ledger_shop_local"}: 6,
+		{Kind: Answers, Port: 8080, Name: "inbound_8080"}:                                         27, // what reached the application, not what reached its sidecar
+		took(0, 0): 151, took(1, 0.1): 160, took(10, 1): 11,
 	}}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("page:\n%s\n(-want +got):\n%s", page, diff)

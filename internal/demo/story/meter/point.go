@@ -44,42 +44,37 @@ func (p Point) Next(at time.Time, round map[Proxy]Sample) Point {
 		switch {
 		case !known && float64(sample.Uptime) > at.Sub(p.start).Seconds()+1:
 			base = sample // it was there before the first round, which missed it
-		case !known || restarted(base, sample):
+		case !known || sample.Uptime < base.Uptime:
 			base = Sample{}
 		}
 		n.last[proxy] = sample
-		var own map[Series]uint64
-		for series, value := range sample.Counts {
-			if value == base.Counts[series] {
-				continue
-			}
-			if own == nil {
-				own = maps.Clone(p.sum[proxy])
-				if own == nil {
-					own = map[Series]uint64{}
-				}
-			}
-			own[series] += value - base.Counts[series]
-		}
-		if own != nil {
+		if own, changed := advance(p.sum[proxy], base.Counts, sample.Counts); changed {
 			n.sum[proxy] = own
 		}
 	}
 	return n
 }
 
-// restarted tells whether an Envoy is another one than it was. Uptime alone does not tell: two that have just started
-// both say 0.
-func restarted(before, now Sample) bool {
-	if now.Uptime < before.Uptime {
-		return true
-	}
-	for series, value := range before.Counts {
-		if now.Counts[series] < value {
-			return true
+// advance adds to a sum what was counted since base, and tells whether there was any. A counter that fell began anew:
+// uptime does not tell of an Envoy that restarted twice within its first seconds. One that is missing was removed.
+func advance(sum, base, now map[Series]uint64) (next map[Series]uint64, changed bool) {
+	for series, value := range now {
+		counted := base[series]
+		if value == counted {
+			continue
 		}
+		if value < counted {
+			counted = 0
+		}
+		if !changed {
+			next, changed = maps.Clone(sum), true
+			if next == nil {
+				next = map[Series]uint64{}
+			}
+		}
+		next[series] += value - counted
 	}
-	return false
+	return next, changed
 }
 
 // Heard is how many proxies the point's own round has.

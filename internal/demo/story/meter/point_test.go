@@ -69,6 +69,21 @@ func TestRestarts(t *testing.T) {
 	}
 }
 
+// TestSubsetRemoved: counters that go with a part of the configuration are no restart of the others.
+func TestSubsetRemoved(t *testing.T) {
+	sample := func(all, subset uint64) *Sample {
+		s := Sample{Uptime: 50, Counts: map[Series]uint64{{Kind: Requests, Service: reviews, Port: 8080}: all}}
+		if subset > 0 {
+			s.Counts[Series{Kind: Retries, Service: reviews, Port: 8080, Name: "outbound_8080_reviews_shop_clusterset_v1"}] = subset
+		}
+		return &s
+	}
+	first, last := rounds(caller, sample(100, 10), sample(120, 12), sample(130, 0), sample(140, 3))
+	if got := Between(first, last, owner)[reviews]; got.Requests != 40 || got.Retries != 5 {
+		t.Errorf("%d requests, %d retries; want 40, 5", got.Requests, got.Retries)
+	}
+}
+
 func TestPointsDoNotChange(t *testing.T) {
 	first, second := rounds(caller, &Sample{}, new(counted(1, Requests, 5)))
 	before := Between(first, second, owner)
@@ -122,7 +137,7 @@ func TestConnectionsAfterAnOutage(t *testing.T) {
 			sent = max(50, i*10-50)
 		}
 		samples = append(samples, &Sample{Counts: map[Series]uint64{
-			{Connections, ledger, 7000, Bucket{}}: i*10 + i%2, {Sent, ledger, 7000, Bucket{}}: sent, // one may be under way
+			{Kind: Connections, Service: ledger, Port: 7000}: i*10 + i%2, {Kind: Sent, Service: ledger, Port: 7000}: sent, // one may be under way
 		}})
 	}
 	first, last := rounds(caller, samples...)

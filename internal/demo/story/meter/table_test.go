@@ -19,14 +19,14 @@ func scene() []Live {
 	for i := 1; i <= 20; i++ {
 		n := uint64(i) * 1000
 		callers := Sample{Counts: map[Series]uint64{
-			{Requests, reviews, 8080, Bucket{}}: n, {Retries, reviews, 8080, Bucket{}}: n / 100,
-			{Latency, reviews, 8080, Bucket{0, 0}}: n / 2, {Latency, reviews, 8080, Bucket{12, 1}}: n / 2,
-			{Connections, ledger, 7000, Bucket{}}: n, {Sent, ledger, 7000, Bucket{}}: min(n, 16_200),
-			{Requests, Service{"strangers", "web"}, 80, Bucket{}}: 3, {Errors, Service{"strangers", "web"}, 80, Bucket{}}: 1,
+			{Kind: Requests, Service: reviews, Port: 8080}: n, {Kind: Retries, Service: reviews, Port: 8080}: n / 100,
+			{Kind: Latency, Service: reviews, Port: 8080, Bucket: Bucket{0, 0}}: n / 2, {Kind: Latency, Service: reviews, Port: 8080, Bucket: Bucket{12, 1}}: n / 2,
+			{Kind: Connections, Service: ledger, Port: 7000}: n, {Kind: Sent, Service: ledger, Port: 7000}: min(n, 16_200),
+			{Kind: Requests, Service: Service{"strangers", "web"}, Port: 80}: 3, {Kind: Errors, Service: Service{"strangers", "web"}, Port: 80}: 1,
 		}}
 		round := map[Proxy]Sample{caller: callers}
 		for p := range services {
-			round[p] = Sample{Counts: map[Series]uint64{{Answers, Service{}, 8080, Bucket{}}: n / uint64(len(p.Instance))}}
+			round[p] = Sample{Counts: map[Series]uint64{{Kind: Answers, Service: Service{}, Port: 8080}: n / uint64(len(p.Instance))}}
 		}
 		h = h.Add(h.Last().Next(begin.Add(time.Duration(i)*time.Second), round))
 	}
