@@ -9,6 +9,7 @@ import (
 	"path"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"sort"
 	"strings"
 )
@@ -25,9 +26,12 @@ var vague = map[string]bool{"util": true, "utils": true, "common": true, "helper
 // bareTodo is a note without an issue to look it up by.
 var bareTodo = regexp.MustCompile(`\b(TODO|FIXME|XXX|HACK)\b($|[^(]|\([^#])`)
 
+// umaskAt may set the umask: it does so on a thread that has unshared it and is thrown away.
+const umaskAt = "internal/demo/process"
+
 // Source checks the Go files below fsys, generated ones and other modules apart, and returns a message for everything
 // that breaks a rule of the style: file and function length, one package comment per package, telling package names,
-// notes that name an issue, no init functions.
+// notes that name an issue, no init functions, no umask.
 func Source(fsys fs.FS) ([]string, error) {
 	var broken []string
 	comments := map[string][]string{} // folder → files with a package comment
@@ -110,6 +114,12 @@ func checkFile(files *token.FileSet, file *ast.File, name, text string) []string
 	if strings.HasSuffix(name, "_test.go") {
 		return broken
 	}
+	ast.Inspect(file, func(node ast.Node) bool {
+		if call, ok := node.(*ast.SelectorExpr); ok && call.Sel.Name == "Umask" && isPackage(call.X, "syscall", "unix") && path.Dir(name) != umaskAt {
+			add(call.Pos(), "the umask is that of every goroutine: what another one makes meanwhile gets the wrong mode; make a 0700 folder and move the file out of it")
+		}
+		return true
+	})
 	for _, declaration := range file.Decls {
 		function, ok := declaration.(*ast.FuncDecl)
 		if !ok {
@@ -124,4 +134,10 @@ func checkFile(files *token.FileSet, file *ast.File, name, text string) []string
 		}
 	}
 	return broken
+}
+
+// isPackage tells whether an expression is one of the names of packages.
+func isPackage(x ast.Expr, names ...string) bool {
+	name, ok := x.(*ast.Ident)
+	return ok && slices.Contains(names, name.Name)
 }
