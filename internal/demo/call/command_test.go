@@ -59,6 +59,8 @@ func FuzzParseTarget(f *testing.F) {
 var registry = []Service{
 	{Host: "ratings.shop.svc.cluster.local", Ports: []ServicePort{{8080, HTTP}}},
 	{Host: "inventory.shop.svc.clusterset.local", Ports: []ServicePort{{9090, GRPC}}},
+	{Host: "storefront.shop.svc.clusterset.local", Ports: []ServicePort{{9999, HTTP}}},
+	{Host: "storefront.shop.svc.cluster.local", Ports: []ServicePort{{8080, HTTP}}},
 	{Host: "two.shop.svc.cluster.local", Ports: []ServicePort{{7000, TCP}, {80, HTTP}}},
 }
 
@@ -79,6 +81,9 @@ func TestResolve(t *testing.T) {
 		{"the protocol of the port that was named", Target{Host: "two", Port: 7000}, "", 7000, TCP},
 		{"what was typed wins", Target{Host: "two", Port: 7000}, HTTP, 7000, HTTP},
 		{"a protocol does not choose the port", Target{Host: "inventory.shop.svc.clusterset.local"}, HTTP, 9090, HTTP},
+		{"a service that its own cluster exports is listed under its name for all", Target{Host: "inventory"}, "", 9090, GRPC},
+		{"as above, with all of its local name", Target{Host: "inventory.shop.svc.cluster.local"}, "", 9090, GRPC},
+		{"a service of this cluster before another's of the same name", Target{Host: "storefront"}, "", 8080, HTTP},
 		{"not known", Target{Host: "example.com"}, "", 80, HTTP},
 	} {
 		port, protocol := resolve(tc.target, tc.typed, "shop", registry)
@@ -179,6 +184,8 @@ func TestCommandErrors(t *testing.T) {
 		{"--from", "east", "--to", "ratings", "--header", "x"},
 		{"--from", "east", "--to", "ratings", "--timeout", "0s"},
 		{"--from", "east", "--to", "ratings", "--protocol", "udp"},
+		{"--from", "east", "--to", "inventory:9090?status=503", "--protocol", "grpc"},
+		{"--from", "east", "--to", "inventory:9090/list", "--protocol", "grpc"},
 		{"--from", "east", "--to", "ratings", "-o", "xml"},
 	} {
 		if _, _, err := execute(t, &here{}, args...); hint.CodeOf(err) != "usage" || hint.Of(err) == "" {

@@ -96,6 +96,10 @@ func (c Config) Validate() error {
 	check(c.RPS >= 0 && c.RPS <= maxRPS, "rps %v: want 0 to %d", c.RPS, maxRPS)
 	check(c.BodyBytes >= 0 && c.BodyBytes <= maxBodyBytes, "body of %d bytes: want 0 to %d", c.BodyBytes, maxBodyBytes)
 	check(c.TimeoutMs >= 0 && c.TimeoutMs <= float64(time.Hour.Milliseconds()), "timeout %v ms: want at most an hour", c.TimeoutMs)
+	if c.Protocol == GRPC {
+		_, _, err := c.grpcCall()
+		check(err == nil, "path %q: %w", c.Path, err)
+	}
 	check(c.Method == "" || httpguts.ValidHeaderFieldName(c.Method), "method %q is no HTTP method", c.Method) // both are tokens
 	for _, h := range c.Headers {
 		check(httpguts.ValidHeaderFieldName(h.Name) && httpguts.ValidHeaderFieldValue(h.Value),

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/url"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -50,17 +51,9 @@ func newGRPCClient(config Config) (*grpcClient, error) {
 	for _, h := range config.Headers {
 		c.metadata.Append(h.Name, h.Value)
 	}
-	path, err := url.ParseRequestURI("/" + trimSlash(config.Path))
-	if err != nil {
-		return nil, fmt.Errorf("path %q: %w", config.Path, err)
-	}
-	if c.method = path.Path; c.method == "/" {
-		c.method = shopv1.Echo_Call_FullMethodName
-	}
-	if c.method == shopv1.Echo_Call_FullMethodName {
-		if c.request, err = callRequest(path.Query(), config.BodyBytes); err != nil {
-			return nil, err
-		}
+	var err error
+	if c.method, c.request, err = config.grpcCall(); err != nil {
+		return nil, err
 	}
 	if config.NoReuse {
 		return c, nil
@@ -74,6 +67,23 @@ func newGRPCClient(config Config) (*grpcClient, error) {
 		c.lanes = append(c.lanes, conn)
 	}
 	return c, nil
+}
+
+// grpcCall is the method that Path names and, for Echo/Call, its request.
+func (c Config) grpcCall() (method string, request *shopv1.CallRequest, err error) {
+	path, err := url.ParseRequestURI("/" + trimSlash(c.Path))
+	if err != nil {
+		return "", nil, err
+	}
+	switch path.Path {
+	case "/", shopv1.Echo_Call_FullMethodName:
+		request, err = callRequest(path.Query(), c.BodyBytes)
+		return shopv1.Echo_Call_FullMethodName, request, err
+	}
+	if parts := strings.Split(path.Path, "/"); len(parts) != 3 || parts[1] == "" || parts[2] == "" {
+		return "", nil, errors.New("want /package.Service/Method")
+	}
+	return path.Path, nil, nil
 }
 
 // trimSlash removes the path's first slash, if it has one.

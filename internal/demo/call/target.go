@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net"
-	"slices"
 	"strconv"
 	"strings"
 )
@@ -83,14 +82,7 @@ const defaultPort = 80
 // protocol; else the protocol of the port that was named; else port 80 and HTTP. namespace is that of the caller:
 // its short names are those of its pod.
 func resolve(target Target, protocol Protocol, namespace string, services []Service) (uint16, Protocol) {
-	var ports []ServicePort
-	names := fullNames(target.Host, namespace)
-	for _, s := range services {
-		if slices.Contains(names, strings.ToLower(s.Host)) {
-			ports = s.Ports
-			break
-		}
-	}
+	ports := portsOf(fullNames(target.Host, namespace), services)
 	port := target.Port
 	switch {
 	case port == 0 && len(ports) == 1:
@@ -107,6 +99,24 @@ func resolve(target Target, protocol Protocol, namespace string, services []Serv
 		}
 	}
 	return port, protocol
+}
+
+// portsOf finds the ports behind the first of the names that is known. A service that its own cluster exports is listed
+// once, under its name for all clusters, so the local name finds it there.
+func portsOf(names []string, services []Service) []ServicePort {
+	for _, name := range names {
+		for _, s := range services {
+			if strings.EqualFold(s.Host, name) {
+				return s.Ports
+			}
+		}
+	}
+	for _, name := range names {
+		if exported, ok := strings.CutSuffix(name, ".svc.cluster.local"); ok {
+			return portsOf([]string{exported + ".svc.clusterset.local"}, services)
+		}
+	}
+	return nil
 }
 
 // fullNames are the names that host may stand for in a pod of namespace, lower-case.
