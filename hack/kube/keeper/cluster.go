@@ -131,6 +131,10 @@ func (c *cluster) wire() (err error) {
 		}
 	}
 	for _, m := range c.nodes {
+		// A node's own programs call Services too. The kernel wants a route before it translates the address.
+		if err := m.ns.Route(c.plan.Services, c.plan.LANAddr); err != nil {
+			return err
+		}
 		for _, other := range c.nodes {
 			if m == other {
 				continue
