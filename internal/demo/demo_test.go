@@ -73,6 +73,32 @@ func TestForeground(t *testing.T) {
 	}
 }
 
+func TestOnce(t *testing.T) {
+	for _, tc := range []struct {
+		why, story     string
+		args           []string
+		code           int
+		stdout, stderr string // parts
+	}{
+		{"the demo ends with its story", "well", nil, 0, "the story\n", "taking the demo down"},
+		{"an act that failed is an error", "act 3 failed", nil, 1, "the story\n", "act 3 failed"},
+		{"JSON is one document: no story", "well", []string{"-o", "json"}, 0, `{"dir":`, "taking the demo down"},
+	} {
+		l := newLab(t)
+		cmd := l.command(append([]string{"up", "--once", "--clusters", "1"}, tc.args...)...)
+		cmd.Env = append(cmd.Env, storyEnv+"="+tc.story)
+		var out, errs bytes.Buffer
+		cmd.Stdout, cmd.Stderr = &out, &errs
+		_ = cmd.Run() // its exit code says it all
+		if got := cmd.ProcessState.ExitCode(); got != tc.code || !strings.HasPrefix(out.String(), tc.stdout) || !strings.Contains(errs.String(), tc.stderr) {
+			t.Errorf("%s: exit %d, want %d\n%s%s", tc.why, got, tc.code, out.String(), errs.String())
+		}
+		if r := l.run("status"); r.code == 0 {
+			t.Errorf("%s: the demo still runs", tc.why)
+		}
+	}
+}
+
 // TestReap: a demo whose first process was killed leaves nothing in the way.
 func TestReap(t *testing.T) {
 	l := newLab(t)

@@ -32,8 +32,11 @@ import (
 // their names. They do what the plumbing can see of the real ones, and tell
 // what they can see of the plumbing.
 
-// binEnv is the folder with the stand-ins.
-const binEnv = "ISTHMUS_TEST_BIN"
+// binEnv is the folder with the stand-ins. storyEnv has a story told; its value is the error with which it ends, or "well".
+const (
+	binEnv   = "ISTHMUS_TEST_BIN"
+	storyEnv = "ISTHMUS_TEST_STORY"
+)
 
 func TestMain(m *testing.M) {
 	standIns := map[string]func([]string) error{
@@ -64,6 +67,7 @@ func exitOn(err error) {
 // command is `isthmus demo` with stand-ins.
 func command(args []string) error {
 	cmd := Command(Config{
+		Story:     story(os.Getenv(storyEnv)),
 		Registrar: fakeRegistrar{},
 		Answered:  answered,
 		Programs: func(string) (supervisor.Programs, error) {
@@ -81,6 +85,20 @@ func command(args []string) error {
 	root.AddCommand(cmd)
 	root.SetArgs(append([]string{"demo"}, args...))
 	return root.ExecuteContext(context.Background())
+}
+
+// story says one line and ends as it is told to.
+func story(end string) func(context.Context, Live) error {
+	if end == "" {
+		return nil
+	}
+	return func(context.Context, Live) error {
+		fmt.Println("the story")
+		if end != "well" {
+			return errors.New(end)
+		}
+		return nil
+	}
 }
 
 // hold holds a workload (cluster, namespace, name) with a program in it, prints that one's number and waits for its end.

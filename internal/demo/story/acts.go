@@ -55,7 +55,7 @@ func (s *story) join(context.Context) error {
 				phases = append(phases, fmt.Sprintf("%s %.0f", p.Name, p.Ms))
 			}
 			s.screen.say(fmt.Sprintf("  %-6s joined with its token in %.0f ms: %s", c.Name, c.Join.TotalMs, where),
-				fmt.Sprintf("  %-6s %s ms", "", strings.Join(phases, ", ")))
+				fmt.Sprintf("    %s ms", strings.Join(phases, ", ")))
 		}
 	}
 	return nil
@@ -82,7 +82,7 @@ func (s *story) calls(ctx context.Context) error {
 			}
 		}
 		s.screen.say(fmt.Sprintf("  %-6s ← %s", c.Name, strings.Join(who, ", ")),
-			fmt.Sprintf("  %-6s   who see %s", "", peer))
+			fmt.Sprintf("    who see %s", peer))
 	}
 	if err := s.secret(ctx); err != nil {
 		errs = append(errs, err)
@@ -248,7 +248,7 @@ func (s *story) loss(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.screen.say("  meanwhile, in the other clusters:")
+	s.screen.say("  since it died, as the callers' Envoys count it:")
 	s.screen.say(s.cost(meter.Between(before, after, s.watch.owners.of))...)
 	return nil
 }
