@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -17,6 +18,7 @@ import (
 	"isthmus.dev/isthmus/internal/demo/call"
 	"isthmus.dev/isthmus/internal/demo/control"
 	"isthmus.dev/isthmus/internal/demo/topology"
+	"isthmus.dev/isthmus/mesh"
 )
 
 // pods runs programs in the callers' pods of the demo that the command line
@@ -99,7 +101,8 @@ func capturedRun(ctx context.Context, c control.Client, cluster, pod string, arg
 	return stdout.Bytes(), nil
 }
 
-// Services implements call.Services.
+// Services implements call.Services. Where the cluster's control plane does not answer, it gives the shop's, which the
+// demo knows itself: calls go on without a control plane.
 func (p pods) Services(ctx context.Context, cluster string) ([]call.Service, error) {
 	h, err := home(p.demo)
 	if err != nil {
@@ -114,9 +117,11 @@ func (p pods) Services(ctx context.Context, cluster string) ([]call.Service, err
 		return nil, err
 	}
 	defer conn.Close()
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
 	reply, err := adminrpc.NewMeshClient(conn).ListServices(ctx, &admin.ListServicesRequest{})
 	if err != nil {
-		return nil, err
+		return shopServices(), nil
 	}
 	var list []call.Service
 	for _, s := range reply.GetServices() {
@@ -127,4 +132,16 @@ func (p pods) Services(ctx context.Context, cluster string) ([]call.Service, err
 		list = append(list, service)
 	}
 	return list, nil
+}
+
+// shopServices are the services every demo starts with, by both of their names.
+func shopServices() []call.Service {
+	var list []call.Service
+	for _, s := range topology.Services() {
+		name := mesh.ServiceName{Namespace: topology.Namespace, Name: s.Name}
+		for _, host := range []mesh.Host{name.LocalHost(), name.ClusterSetHost()} {
+			list = append(list, call.Service{Host: string(host), Ports: []call.ServicePort{{Number: s.Port, Protocol: call.Protocol(s.Protocol)}}})
+		}
+	}
+	return list
 }
