@@ -181,7 +181,7 @@ func parseName(name string) (Series, bool) {
 	switch {
 	case fields[0] == "inbound" && len(fields) == 2 && scope == "cluster" && kind == Sent:
 		return Series{Kind: Answers, Port: uint16(port), Name: host}, true
-	case fields[0] == "outbound" && len(fields) >= 5 && (fields[4] == "local" || fields[4] == "clusterset"):
+	case fields[0] == "outbound" && len(fields) >= 5 && fields[2] != "" && fields[3] != "" && (fields[4] == "local" || fields[4] == "clusterset"):
 		return Series{Kind: kind, Service: Service{Namespace: fields[3], Name: fields[2]}, Port: uint16(port), Name: host}, true
 	}
 	return Series{}, false
