@@ -702,9 +702,11 @@ func (x *Hello) GetDocument() *DocumentVersion {
 }
 
 type DocumentVersion struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Term          uint64                 `protobuf:"varint,1,opt,name=term,proto3" json:"term,omitempty"`
-	Seq           uint64                 `protobuf:"varint,2,opt,name=seq,proto3" json:"seq,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Term  uint64                 `protobuf:"varint,1,opt,name=term,proto3" json:"term,omitempty"`
+	Seq   uint64                 `protobuf:"varint,2,opt,name=seq,proto3" json:"seq,omitempty"`
+	// hash of the document, so that two of one version are found out. Empty: not told.
+	Hash          []byte `protobuf:"bytes,3,opt,name=hash,proto3" json:"hash,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -751,6 +753,13 @@ func (x *DocumentVersion) GetSeq() uint64 {
 		return x.Seq
 	}
 	return 0
+}
+
+func (x *DocumentVersion) GetHash() []byte {
+	if x != nil {
+		return x.Hash
+	}
+	return nil
 }
 
 type SubscribeRequest struct {
@@ -1189,10 +1198,11 @@ const file_api_catalogue_catalogue_proto_rawDesc = "" +
 	"\achanged\x18\x03 \x03(\fR\achanged\"}\n" +
 	"\x05Hello\x121\n" +
 	"\x04have\x18\x01 \x01(\v2\x1d.isthmus.catalogue.v1.VersionR\x04have\x12A\n" +
-	"\bdocument\x18\x02 \x01(\v2%.isthmus.catalogue.v1.DocumentVersionR\bdocument\"7\n" +
+	"\bdocument\x18\x02 \x01(\v2%.isthmus.catalogue.v1.DocumentVersionR\bdocument\"K\n" +
 	"\x0fDocumentVersion\x12\x12\n" +
 	"\x04term\x18\x01 \x01(\x04R\x04term\x12\x10\n" +
-	"\x03seq\x18\x02 \x01(\x04R\x03seq\"\x84\x02\n" +
+	"\x03seq\x18\x02 \x01(\x04R\x03seq\x12\x12\n" +
+	"\x04hash\x18\x03 \x01(\fR\x04hash\"\x84\x02\n" +
 	"\x10SubscribeRequest\x123\n" +
 	"\x05hello\x18\x01 \x01(\v2\x1b.isthmus.catalogue.v1.HelloH\x00R\x05hello\x121\n" +
 	"\x03ack\x18\x02 \x01(\v2\x1d.isthmus.catalogue.v1.VersionH\x00R\x03ack\x12<\n" +

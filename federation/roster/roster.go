@@ -248,6 +248,22 @@ func (r *Roster) ChainAfter(v document.Version, max int) []*pb.Signed {
 	return out
 }
 
+// Since is ChainAfter for a peer that tells the hash of the document it holds of version v, zero if it does not. Where
+// the one held here is another, the chain begins with it: the peer has to learn that there are two.
+func (r *Roster) Since(v document.Version, hash [32]byte, max int) []*pb.Signed {
+	after := r.ChainAfter(v, max)
+	chain := r.chain.Load()
+	if chain == nil || hash == [32]byte{} {
+		return after
+	}
+	for _, s := range *chain {
+		if s.Version == v && s.Hash != hash {
+			return append([]*pb.Signed{s.Wire()}, after...)
+		}
+	}
+	return after
+}
+
 // Tail gives the newest documents, oldest first, as many as fit into max bytes and at least the present one: what a
 // joiner starts from.
 func (r *Roster) Tail(max int) []*pb.Signed {

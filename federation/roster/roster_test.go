@@ -102,6 +102,19 @@ func TestAppend(t *testing.T) {
 	if got := again.ChainAfter(docs[1].Version, 1<<20); len(got) != 2 || !bytes.Equal(got[0].Payload, docs[2].Wire().Payload) {
 		t.Errorf("a peer at 2 gets %d documents, want 3 and 4", len(got))
 	}
+	for _, peer := range []struct {
+		why   string
+		hash  [32]byte
+		first *document.Sealed
+	}{
+		{"a peer that holds the same", docs[1].Hash, docs[2]},
+		{"a peer that does not tell", [32]byte{}, docs[2]},
+		{"a peer that holds another is shown the one held here", fork.Hash, docs[1]},
+	} {
+		if got := again.Since(docs[1].Version, peer.hash, 1<<20); !bytes.Equal(got[0].Payload, peer.first.Wire().Payload) {
+			t.Errorf("%s: the chain does not begin with document %s", peer.why, peer.first.Version)
+		}
+	}
 	if got := again.ChainAfter(document.Version{}, 1); len(got) != 1 {
 		t.Errorf("%d documents in one byte, want the one that is always sent", len(got))
 	}

@@ -100,6 +100,7 @@ type node struct {
 	document  DocumentVersion
 	chain     []*document.Signed
 	documents []string // payloads received
+	keep      bool     // received documents do not replace the own one
 }
 
 func (f *federation) node(name mesh.ClusterName) *node {
@@ -183,7 +184,11 @@ func (n *node) start() {
 func (n *node) chainAfter(v DocumentVersion) []*document.Signed {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return n.chain[min(int(v.Seq), len(n.chain)):]
+	after := min(int(v.Seq), len(n.chain))
+	if v.Seq == n.document.Seq && v.Hash != n.document.Hash {
+		after-- // the peer holds another
+	}
+	return n.chain[after:]
 }
 
 // issue adds a document to the node's chain.
@@ -195,13 +200,15 @@ func (n *node) issue(payload string) {
 	n.publisher.DocumentChanged()
 }
 
-func (n *node) takeDocuments(chain []*document.Signed) error {
+func (n *node) takeDocuments(_ mesh.ClusterName, chain []*document.Signed) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for _, d := range chain {
 		n.documents = append(n.documents, string(d.Payload))
 	}
-	n.document = DocumentVersion{Term: 1, Seq: uint64(len(n.documents))}
+	if !n.keep {
+		n.document = DocumentVersion{Term: 1, Seq: uint64(len(n.documents))}
+	}
 	return nil
 }
 

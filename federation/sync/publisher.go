@@ -35,7 +35,8 @@ type PublisherConfig struct {
 	Verifier func() *anchor.Verifier
 	// Signer is the present leaf of path [mesh.PathCatalog].
 	Signer func() (catalog.Signer, error)
-	// Document is the newest document held, ChainAfter those after a version, oldest first.
+	// Document is the newest document held, ChainAfter those after a version, oldest first. Where the document held of
+	// that very version has another hash, the chain begins with it: the peer has to learn that there are two.
 	Document   func() DocumentVersion
 	ChainAfter func(DocumentVersion) []*document.Signed
 	// Subscribed, if not nil, is told when a member opens a stream: it is up, so the own stream to it may be tried at
@@ -215,6 +216,17 @@ func (p *Publisher) present() *catalog.Holding {
 func (p *Publisher) wake() {
 	close(p.changed)
 	p.changed = make(chan struct{})
+}
+
+// Forget removes what was published: this cluster is in no federation any more, and its next name numbers anew.
+func (p *Publisher) Forget() error {
+	p.publishing.Lock()
+	defer p.publishing.Unlock()
+	p.mu.Lock()
+	p.recorded, p.loaded, p.recent = mesh.CatalogueVersion{}, nil, nil
+	p.wake()
+	p.mu.Unlock()
+	return p.disk.remove(ownFile)
 }
 
 // DocumentChanged tells the streams that there may be documents their peers lack, or that a peer may have ceased to be

@@ -180,10 +180,11 @@ func (s *stream) beat(present *catalog.Holding) error {
 	}}})
 }
 
-// sendDocuments sends what the subscriber lacks, before any catalogue that may rest on it.
+// sendDocuments sends what the subscriber lacks, before any catalogue that may rest on it. A subscriber that is ahead
+// gets nothing: its own publisher will tell this cluster.
 func (s *stream) sendDocuments() error {
 	newest := s.publisher.config.Document()
-	if !s.document.Less(newest) {
+	if s.document == newest || newest.Less(s.document) {
 		return nil
 	}
 	chain := s.publisher.config.ChainAfter(s.document)

@@ -30,8 +30,9 @@ type SubscriberConfig struct {
 	Dial func(ctx context.Context, member mesh.ClusterName) (net.Conn, error)
 	// Send hands updates to the owner of the state.
 	Send func(ctx context.Context, updates ...mesh.Update) error
-	// Documents takes a chain of documents, oldest first, and verifies it itself.
-	Documents func(chain []*document.Signed) error
+	// Documents takes a chain of documents that a member sent, oldest first, and verifies it itself. An error ends the
+	// stream.
+	Documents func(from mesh.ClusterName, chain []*document.Signed) error
 	// Reachable, if not nil, is told when a member's stream comes up and when it is lost. It must not wait.
 	Reachable func(member mesh.ClusterName, reachable bool)
 	// StaleAfter is the silence after which a catalogue is marked stale; default [catalog.DefaultStaleAfter].

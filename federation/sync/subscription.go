@@ -306,7 +306,7 @@ func (s *session) handle(ctx context.Context, m *pb.SubscribeResponse) error {
 	var err error
 	switch k := m.GetKind().(type) {
 	case *pb.SubscribeResponse_Documents:
-		if err := s.subscriber.config.Documents(k.Documents.GetChain()); err != nil {
+		if err := s.subscriber.config.Documents(s.name, k.Documents.GetChain()); err != nil {
 			return fmt.Errorf("documents of cluster %q: %w", s.name, err)
 		}
 	case *pb.SubscribeResponse_Snapshot:

@@ -32,8 +32,12 @@ const (
 	helloWithin = 5 * time.Second
 )
 
-// DocumentVersion orders federation documents.
-type DocumentVersion struct{ Term, Seq uint64 }
+// DocumentVersion orders federation documents by term and sequence.
+type DocumentVersion struct {
+	Term, Seq uint64
+	// Hash tells two documents of one version apart; zero where a peer does not tell it.
+	Hash [32]byte
+}
 
 // Less tells whether v is before w.
 func (v DocumentVersion) Less(w DocumentVersion) bool {
@@ -41,11 +45,15 @@ func (v DocumentVersion) Less(w DocumentVersion) bool {
 }
 
 func documentToWire(v DocumentVersion) *pb.DocumentVersion {
-	return &pb.DocumentVersion{Term: v.Term, Seq: v.Seq}
+	return &pb.DocumentVersion{Term: v.Term, Seq: v.Seq, Hash: v.Hash[:]}
 }
 
-func documentFromWire(v *pb.DocumentVersion) DocumentVersion {
-	return DocumentVersion{Term: v.GetTerm(), Seq: v.GetSeq()}
+func documentFromWire(w *pb.DocumentVersion) DocumentVersion {
+	v := DocumentVersion{Term: w.GetTerm(), Seq: w.GetSeq()}
+	if h := w.GetHash(); len(h) == len(v.Hash) {
+		copy(v.Hash[:], h)
+	}
+	return v
 }
 
 // ServerOptions are those of the gRPC server behind the tunnel: the peer's identity, bounds, and a keepalive that

@@ -19,6 +19,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	pb "isthmus.dev/isthmus/api/catalogue"
+	"isthmus.dev/isthmus/api/document"
 	"isthmus.dev/isthmus/api/rpc/syncrpc"
 	"isthmus.dev/isthmus/federation/catalog"
 	"isthmus.dev/isthmus/federation/internal/testca"
@@ -228,6 +229,41 @@ func TestDocumentsFlow(t *testing.T) {
 		settle(time.Second)
 		if want := []string{"one", "two", "three"}; !slices.Equal(a.documents, want) {
 			t.Errorf("documents = %v, want %v", a.documents, want)
+		}
+	})
+}
+
+// TestDocumentsDiffer: members that hold two documents of one version send each other theirs, once.
+func TestDocumentsDiffer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFederation(t)
+		a, b := f.node(east), f.node(west)
+		a.chain, a.document = []*document.Signed{{Payload: []byte("one truth")}}, DocumentVersion{Term: 1, Seq: 1, Hash: [32]byte{1}}
+		b.chain, b.document = []*document.Signed{{Payload: []byte("another")}}, DocumentVersion{Term: 1, Seq: 1, Hash: [32]byte{2}}
+		a.keep, b.keep = true, true
+		a.start()
+		b.start()
+		b.publish(service("reviews", 2))
+		settle(10 * time.Second)
+		if !slices.Equal(a.documents, []string{"another"}) || !slices.Equal(b.documents, []string{"one truth"}) {
+			t.Errorf("east heard %v, west heard %v, want the other's document once", a.documents, b.documents)
+		}
+		a.want("services go on", west, true, "reviews=2")
+	})
+}
+
+// TestForget: after leaving, the next name numbers its catalogues anew.
+func TestForget(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFederation(t)
+		b := f.node(west)
+		b.start()
+		b.publish(service("reviews", 2))
+		if err := b.publisher.Forget(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := os.Stat(filepath.Join(b.dir, "own", ownFile)); err == nil || b.publisher.Current() != (mesh.CatalogueVersion{}) {
+			t.Errorf("still published: %v, file: %v", b.publisher.Current(), err)
 		}
 	})
 }

@@ -9,6 +9,7 @@ import (
 	"math"
 	"net"
 	"path/filepath"
+	"strings"
 
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
@@ -44,6 +45,7 @@ type federation struct {
 	subscriber *sync.Subscriber
 	gossip     *gossip.List
 	sync, join *grpc.Server
+	refused    refusals
 }
 
 func (cp *controlPlane) newFederation() (*federation, error) {
@@ -57,7 +59,7 @@ func (cp *controlPlane) newFederation() (*federation, error) {
 		Dir: filepath.Join(folder, "own"), Trust: m.Trust, Verifier: m.Verifier, Signer: f.signer,
 		Document: f.documentVersion, Log: cp.log,
 		ChainAfter: func(v sync.DocumentVersion) []*docpb.Signed {
-			return m.Roster().ChainAfter(document.Version(v), math.MaxInt)
+			return m.Roster().Since(document.Version{Term: v.Term, Seq: v.Seq}, v.Hash, math.MaxInt)
 		},
 		// A member that subscribes is alive.
 		Subscribed: func(member mesh.ClusterName) { f.subscriber.Nudge(member) },
@@ -156,6 +158,11 @@ func (f *federation) followDocument(ctx context.Context) error {
 		if err := f.world.Send(ctx, mesh.SetTrust{Trust: f.membership.Trust()}); err != nil {
 			return ignoreEnd(ctx, err)
 		}
+		if f.membership.Trust() == nil {
+			if err := f.publisher.Forget(); err != nil {
+				f.log.Error("the own catalogue stays on disk after leaving", "err", err)
+			}
+		}
 		f.publisher.DocumentChanged()
 		f.subscriber.TrustChanged()
 		f.gossip.TrustChanged()
@@ -188,18 +195,35 @@ func (f *federation) verifyGossip(member mesh.ClusterName, message, signature []
 	return gossip.Verify(f.subscriber.SignerKey(member), message, signature)
 }
 
-// checkStreams is the check of the catalogue streams.
+// checkStreams is the check of the catalogue streams: which are down, and what of the others' catalogues is not used.
 func (f *federation) checkStreams(context.Context) *adminpb.Check {
-	check := &adminpb.Check{Id: "streams", Status: "ok", Message: "every member's catalogue stream is up"}
+	var down, leftOut []string
 	for _, peer := range f.subscriber.Status() {
 		if !peer.Connected {
-			return &adminpb.Check{
-				Id: "streams", Status: "warn", Message: fmt.Sprintf("no stream from cluster %q: %s", peer.Cluster, peer.LastError),
-				Hint: "its last known services go on being used; see whether its gateway and its control plane run",
-			}
+			down = append(down, fmt.Sprintf("no stream from cluster %q: %s", peer.Cluster, peer.LastError))
+		}
+		if n := len(peer.Findings); n > 0 {
+			leftOut = append(leftOut, fmt.Sprintf("%d findings in the catalogue of cluster %q, the first: %s: %s", n, peer.Cluster, peer.Findings[0].Object, peer.Findings[0].Message))
 		}
 	}
+	check := &adminpb.Check{Id: "streams", Status: "ok", Message: "every member's catalogue stream is up"}
+	switch {
+	case len(down) > 0:
+		check.Status, check.Hint = "warn", "its last known services go on being used; see whether its gateway and its control plane run"
+	case len(leftOut) > 0:
+		check.Status, check.Hint = "warn", "the rest is used; the operator of that cluster can repair what it exports"
+	default:
+		return check
+	}
+	check.Message = strings.Join(append(down, leftOut...), "; ")
 	return check
+}
+
+// checkDocument is the check of the federation documents.
+func (f *federation) checkDocument(context.Context) *adminpb.Check {
+	held := f.documentVersion()
+	f.refused.settled(held, f.subscriber.Status())
+	return f.refused.check(held)
 }
 
 // export publishes this cluster's catalogue whenever a snapshot changes it.
@@ -234,19 +258,9 @@ func (f *federation) send(ctx context.Context, updates ...mesh.Update) error {
 	return f.world.Send(ctx, updates...)
 }
 
-// takeDocuments appends documents a peer sent; the roster verifies each.
-func (f *federation) takeDocuments(chain []*docpb.Signed) error {
-	for _, signed := range chain {
-		if err := f.membership.Roster().Append(signed); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 func (f *federation) documentVersion() sync.DocumentVersion {
 	if current := f.membership.Roster().Current(); current != nil {
-		return sync.DocumentVersion(current.Version)
+		return sync.DocumentVersion{Term: current.Version.Term, Seq: current.Version.Seq, Hash: current.Hash}
 	}
 	return sync.DocumentVersion{}
 }

@@ -32,7 +32,7 @@ func (cp *controlPlane) newOperator(f *federation, w *workloads) (*operator, err
 	o.server = admin.New(admin.Config{
 		Socket: cp.config.socket(adminSocket), Logger: cp.log, Store: cp.store, Snapshot: cp.world.Snapshot,
 		Federation: o, Workloads: w, WorkloadSocket: cp.config.socket(workloadSocket), Proxies: w.proxies,
-		Checks: []func(context.Context) *adminpb.Check{f.checkStreams},
+		Checks: []func(context.Context) *adminpb.Check{f.checkStreams, f.checkDocument},
 	})
 	return o, nil
 }
