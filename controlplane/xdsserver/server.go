@@ -32,7 +32,9 @@ type Config struct {
 	// Generate gives the whole configuration of one proxy, sharing with old what did not change. It must depend on
 	// its arguments only: it is called again when a version of the snapshot has changed. Required.
 	Generate func(old deltaxds.State, s *mesh.Snapshot, id translate.ProxyID) deltaxds.State
-	// Identify says who the client of a stream is; an error refuses the stream. Required; see PeerIdentity.
+	// Identify says who the client of a stream is; an error refuses the stream. It is asked again after each snapshot:
+	// a stream ends when its client is no longer the same, for this cluster may have got another name. Required; see
+	// PeerIdentity.
 	Identify func(ctx context.Context) (translate.ProxyID, error)
 	Log      *slog.Logger // required
 	// MaxStreams of one identity at a time; 0 means 4: an agent has one, and for a moment two when it reconnects.
@@ -122,7 +124,13 @@ func (s *Server) DeltaAggregatedResources(stream adsstream.ServerStream) error {
 	log := s.cfg.Log.With("proxy", id.Namespace+"/"+id.Instance)
 	nacks := map[string]string{}
 	return adsstream.Serve(stream, adsstream.Source{
-		State:   func() (deltaxds.State, bool) { return s.stateOf(p, id) },
+		State: func() (deltaxds.State, bool) { return s.stateOf(p, id) },
+		Allowed: func() error {
+			if now, err := s.cfg.Identify(ctx); err != nil || now != id {
+				return status.Errorf(codes.Unauthenticated, "%s/%s is no longer a proxy of this cluster, start it again for a new identity: %v", id.Namespace, id.Instance, err)
+			}
+			return nil
+		},
 		Changed: s.cfg.Watch(ctx),
 		Session: deltaxds.Config{Authoritative: true},
 		Observe: func(types []deltaxds.TypeStatus) {

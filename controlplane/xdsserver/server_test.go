@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"errors"
 	"log/slog"
 	"net"
 	"net/url"
@@ -251,6 +252,29 @@ func TestRefusals(t *testing.T) {
 	}
 	if _, err := New(Config{}); err == nil {
 		t.Error("an empty config was taken")
+	}
+}
+
+// TestIdentityEnds: a cluster that joins again under another name has other proxies.
+func TestIdentityEnds(t *testing.T) {
+	var renamed atomic.Bool
+	p := newPlane(t, func(c *Config) {
+		identify := c.Identify
+		c.Identify = func(ctx context.Context) (translate.ProxyID, error) {
+			if renamed.Load() {
+				return translate.ProxyID{}, errors.New("of another trust domain")
+			}
+			return identify(ctx)
+		}
+	})
+	stream, wake, _ := p.open("a")
+	p.say(stream, deltaxds.Request{TypeURL: deltaxds.ClusterType})
+	p.publish(1, wake)
+	p.hear(stream, "1 for a")
+	renamed.Store(true)
+	p.publish(2, wake)
+	if m, err := stream.Recv(); status.Code(err) != codes.Unauthenticated {
+		t.Errorf("a proxy of the former name got %v, %v", m, err)
 	}
 }
 

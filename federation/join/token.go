@@ -131,7 +131,8 @@ func validate(t *pb.Token) error {
 // already has, or wants; empty if the token decides.
 func CheckLocal(t *pb.Token, self mesh.ClusterName, now time.Time) error {
 	if self != "" && self != mesh.ClusterName(t.Cluster) {
-		return fault(CodeOther, "make one for this cluster, on the authority: isthmus cluster token create "+string(self),
+		return fault(CodeOther, fmt.Sprintf("make one for this cluster, on the authority: isthmus cluster token create %s; "+
+			"or, where that name is burnt, let it join as %s by naming its control plane's socket: isthmus --admin SOCKET cluster join --token T", self, t.Cluster),
 			"the token is for cluster %q, this one is %q", t.Cluster, self)
 	}
 	if end := time.Unix(t.ExpiresUnix, 0); !now.Before(end) {

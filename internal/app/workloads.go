@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
@@ -34,6 +35,8 @@ type workloads struct {
 	xds    *xdsserver.Server
 	health *health.Tracker
 	server *grpc.Server
+	// last is the newest trust section that proxies were served from.
+	last atomic.Pointer[mesh.Trust]
 }
 
 var _ admin.Workloads = (*workloads)(nil)
@@ -47,9 +50,9 @@ func (cp *controlPlane) newWorkloads() (*workloads, error) {
 	options := translate.Options{FederationSocket: cp.config.socket(federationSocket)}
 	var err error
 	w.xds, err = xdsserver.New(xdsserver.Config{
-		Snapshot: cp.world.Snapshot, Watch: cp.world.Watch, Log: cp.log,
+		Snapshot: w.snapshot, Watch: cp.world.Watch, Log: cp.log,
 		Identify: xdsserver.PeerIdentity(func() (mesh.TrustDomain, bool) {
-			trust := m.Trust()
+			trust := w.snapshot().Trust
 			if trust == nil {
 				return "", false
 			}
@@ -69,6 +72,27 @@ func (cp *controlPlane) newWorkloads() (*workloads, error) {
 	workloadrpc.RegisterHealthServer(w.server, w.health)
 	w.xds.Register(w.server)
 	return w, nil
+}
+
+// snapshot is the present state as proxies are to see it. After the cluster has left its federation they keep the
+// identity they have, among themselves: no member is left but this cluster, so the others' services are withdrawn.
+func (w *workloads) snapshot() *mesh.Snapshot {
+	s := w.world.Snapshot()
+	if s.Trust != nil {
+		w.last.Store(s.Trust)
+		return s
+	}
+	last := w.last.Load()
+	if last == nil {
+		return s
+	}
+	alone, left := *last, *s
+	alone.Members = nil
+	if self, ok := last.Member(last.Self); ok {
+		alone.Members = []mesh.Member{*self}
+	}
+	left.Trust = &alone
+	return &left
 }
 
 // tls ends connections of proxies. A new one has no certificate yet: all it can do is redeem its token.

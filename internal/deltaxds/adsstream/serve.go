@@ -34,6 +34,8 @@ type ServerStream = grpc.BidiStreamingServer[discoveryv3.DeltaDiscoveryRequest, 
 type Source struct {
 	// State gives what the client is to have; ok is false as long as nothing may be answered.
 	State func() (state deltaxds.State, ok bool)
+	// Allowed, if set, is asked before each new state; its error ends the stream.
+	Allowed func() error
 	// Changed fires when State has something new.
 	Changed <-chan struct{}
 	// Observe, if set, is told how far the client is, after everything that may have changed it.
@@ -102,6 +104,11 @@ type serving struct {
 }
 
 func (s *serving) update() error {
+	if s.source.Allowed != nil {
+		if err := s.source.Allowed(); err != nil {
+			return err
+		}
+	}
 	state, ok := s.source.State()
 	if !ok {
 		return nil
