@@ -88,12 +88,19 @@ func circuitBreakers(pool *mesh.ConnectionPool) *clusterv3.CircuitBreakers {
 	}}}
 }
 
-// loadBalancing weighs localities by their healthy endpoints and never panics: endpoints known to be bad get nothing
-// unless the rule asks for it.
+// lastResort is the panic threshold, in percent, where no rule sets one. Envoy looks at it only when all priorities
+// together cannot carry the traffic: with every endpoint of every cluster ejected, trying one beats failing at once.
+const lastResort = 1
+
+// loadBalancing weighs localities by their healthy endpoints. Endpoints known to be bad get nothing while any other is
+// left; a rule with outlier detection decides by itself, as in Istio.
 func loadBalancing(o *mesh.OutlierDetection) *clusterv3.Cluster_CommonLbConfig {
-	panicBelow := 0.0
-	if o != nil && o.MinHealthPercent != nil {
-		panicBelow = float64(*o.MinHealthPercent)
+	panicBelow := float64(lastResort)
+	if o != nil {
+		panicBelow = 0
+		if o.MinHealthPercent != nil {
+			panicBelow = float64(*o.MinHealthPercent)
+		}
 	}
 	return &clusterv3.Cluster_CommonLbConfig{
 		HealthyPanicThreshold: &typev3.Percent{Value: panicBelow},
