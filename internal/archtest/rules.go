@@ -10,7 +10,7 @@ import (
 var Pure = []string{
 	"mesh", "federation/document", "federation/catalog", "controlplane/config", "controlplane/translate",
 	"controlplane/slots", "controlplane/analyze", "controlplane/inject", "proxy/bootstrap", "trust/anchor",
-	"trust/bundle", "trust/rotation", "internal/deltaxds",
+	"trust/bundle", "trust/rotation", "internal/deltaxds", "internal/demo/topology", "internal/demo/story/meter",
 }
 
 // effects is what a pure package may not import. Messages of go-control-plane share a package with their stubs, so
