@@ -123,7 +123,8 @@ func (s *Server) DeltaAggregatedResources(stream adsstream.ServerStream) error {
 	defer s.disconnect(id, p)
 	log := s.cfg.Log.With("proxy", id.Namespace+"/"+id.Instance)
 	nacks := map[string]string{}
-	return adsstream.Serve(stream, adsstream.Source{
+	introduce := func(version string) { s.introduce(p, number, version) }
+	return adsstream.Serve(introduced{stream, introduce}, adsstream.Source{
 		State: func() (deltaxds.State, bool) { return s.stateOf(p, id) },
 		Allowed: func() error {
 			if now, err := s.cfg.Identify(ctx); err != nil || now != id {
@@ -143,6 +144,20 @@ func (s *Server) DeltaAggregatedResources(stream adsstream.ServerStream) error {
 			s.report(p, number, types)
 		},
 	})
+}
+
+// introduced reads the node, which comes with a stream's first request, in passing: the state machines do without it.
+type introduced struct {
+	adsstream.ServerStream
+	introduce func(version string)
+}
+
+func (i introduced) Recv() (*discoveryv3.DeltaDiscoveryRequest, error) {
+	m, err := i.ServerStream.Recv()
+	if node := m.GetNode(); node != nil {
+		i.introduce(node.GetUserAgentVersion())
+	}
+	return m, err
 }
 
 // stateOf gives the configuration of a proxy at the present snapshot, generating it only when a version has changed. ok

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -170,8 +171,12 @@ func (p *plane) eventually(why string, ok func([]ProxyStatus) bool) {
 func TestServes(t *testing.T) {
 	p := newPlane(t, nil)
 	stream, wake, cancel := p.open("a")
-	p.say(stream, deltaxds.Request{TypeURL: deltaxds.ClusterType})
-	p.eventually("connected", func(s []ProxyStatus) bool { return len(s) == 1 && s[0].Connected })
+	first := adsstream.RequestMessage(deltaxds.Request{TypeURL: deltaxds.ClusterType})
+	first.Node = &corev3.Node{UserAgentVersionType: &corev3.Node_UserAgentVersion{UserAgentVersion: "v1.2.3"}}
+	if err := stream.Send(first); err != nil {
+		t.Fatal(err)
+	}
+	p.eventually("connected", func(s []ProxyStatus) bool { return len(s) == 1 && s[0].Connected && s[0].Version == "v1.2.3" })
 	if n := p.generated.Load(); n != 0 {
 		t.Fatalf("generated %d times before there was a state", n)
 	}

@@ -12,10 +12,14 @@ import (
 	"isthmus.dev/isthmus/internal/deltaxds"
 )
 
+// maxVersion bounds what a proxy may give as its version, in bytes.
+const maxVersion = 128
+
 // record is what Status tells of a proxy.
 type record struct {
 	connected bool
 	since     time.Time
+	version   string
 	types     []deltaxds.TypeStatus
 }
 
@@ -25,6 +29,8 @@ type ProxyStatus struct {
 	Connected bool
 	// Since is when it connected, or went.
 	Since time.Time
+	// Version of the program that it says to be; "" if it says none.
+	Version string
 	// Types in make-before-break order; those of its last moment when it is gone.
 	Types []deltaxds.TypeStatus
 }
@@ -46,7 +52,7 @@ func (s *Server) Status() []ProxyStatus {
 	s.prune()
 	out := make([]ProxyStatus, 0, len(s.proxies))
 	for id, p := range s.proxies {
-		out = append(out, ProxyStatus{ID: id, Connected: p.record.connected, Since: p.record.since, Types: slices.Clone(p.record.types)})
+		out = append(out, ProxyStatus{ID: id, Connected: p.record.connected, Since: p.record.since, Version: p.record.version, Types: slices.Clone(p.record.types)})
 	}
 	slices.SortFunc(out, func(a, b ProxyStatus) int {
 		return cmp.Or(cmp.Compare(a.ID.Namespace, b.ID.Namespace), cmp.Compare(a.ID.Instance, b.ID.Instance), cmp.Compare(a.ID.Kind, b.ID.Kind))
@@ -87,6 +93,15 @@ func (s *Server) report(p *proxy, stream uint64, types []deltaxds.TypeStatus) {
 	defer s.mu.Unlock()
 	if p.latest == stream {
 		p.record.types = types
+	}
+}
+
+// introduce keeps the version that the newest stream of a proxy gives.
+func (s *Server) introduce(p *proxy, stream uint64, version string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if p.latest == stream && len(version) <= maxVersion {
+		p.record.version = version
 	}
 }
 

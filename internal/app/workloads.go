@@ -152,11 +152,14 @@ func (w *workloads) MintToken(kind, namespace, account, instance string) ([]byte
 // Forget implements admin.Workloads. Renewals ask the registry, so there is nothing to forget.
 func (w *workloads) Forget(string, string) {}
 
-// proxies shows what each proxy has taken.
+// proxies shows what each proxy has taken. One that is away is missed as long as its workload is registered.
 func (w *workloads) proxies() []*adminpb.Proxy {
 	var out []*adminpb.Proxy
 	for _, status := range w.xds.Status() {
-		out = append(out, proxyView(&status))
+		id := status.ID
+		if status.Connected || w.registered(workload.Record{Kind: string(id.Kind), Namespace: id.Namespace, Instance: id.Instance}) {
+			out = append(out, proxyView(&status))
+		}
 	}
 	return out
 }
@@ -167,7 +170,7 @@ func proxyView(status *xdsserver.ProxyStatus) *adminpb.Proxy {
 		return &adminpb.ProxyType{Synced: t.Synced, Version: t.Acked}
 	}
 	p := &adminpb.Proxy{
-		Instance: status.ID.Namespace + "/" + status.ID.Instance, Kind: string(status.ID.Kind), Connected: status.Connected,
+		Instance: status.ID.Namespace + "/" + status.ID.Instance, Kind: string(status.ID.Kind), Version: status.Version, Connected: status.Connected,
 		Clusters: view(deltaxds.ClusterType), Listeners: view(deltaxds.ListenerType), Routes: view(deltaxds.RouteType),
 		Endpoints: view(deltaxds.EndpointType), Secrets: view(deltaxds.SecretType),
 	}

@@ -33,6 +33,7 @@ import (
 	"isthmus.dev/isthmus/api/workload"
 	"isthmus.dev/isthmus/internal/deltaxds"
 	"isthmus.dev/isthmus/internal/hint"
+	"isthmus.dev/isthmus/internal/version"
 )
 
 // scene is the configuration under test: listeners on Unix sockets, so that nothing on the machine is in the way.
@@ -201,6 +202,9 @@ func TestLife(t *testing.T) {
 	eventually(t, "endpoints arrived", answers(s.plain, "/app", "200 the app"))
 	eventually(t, "acknowledged to the end", truth(cp.synced))
 	eventually(t, "healthy", truth(func() bool { h := cp.health.Load(); return h != nil && h.Ready }))
+	if said := cp.speaker.Load(); said == nil || *said != "isthmus-proxy "+version.String() {
+		t.Errorf("the stream was opened by %v, want this program with its version", said)
+	}
 	if table := names.table.Load(); table == nil || (*table)["reviews.shop.svc.clusterset.local"].String() != "240.240.0.7" {
 		t.Errorf("name table %v", table)
 	}

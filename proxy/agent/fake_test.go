@@ -49,6 +49,7 @@ type controlPlane struct {
 	state   atomic.Pointer[deltaxds.State]
 	status  atomic.Pointer[[]deltaxds.TypeStatus]
 	health  atomic.Pointer[workload.HealthReport]
+	speaker atomic.Pointer[string] // name and version that the newest stream gave
 	issued  atomic.Int64
 	mu      sync.Mutex // guards wakes
 	wakes   map[chan struct{}]bool
@@ -190,7 +191,7 @@ func (c fakeADS) DeltaAggregatedResources(stream adsstream.ServerStream) error {
 		delete(c.wakes, wake)
 		c.mu.Unlock()
 	}()
-	return adsstream.Serve(stream, adsstream.Source{
+	return adsstream.Serve(introduced{stream, &c.speaker}, adsstream.Source{
 		Changed: wake,
 		Session: deltaxds.Config{Authoritative: true},
 		State: func() (deltaxds.State, bool) {
@@ -201,6 +202,21 @@ func (c fakeADS) DeltaAggregatedResources(stream adsstream.ServerStream) error {
 		},
 		Observe: func(s []deltaxds.TypeStatus) { c.status.Store(&s) },
 	})
+}
+
+// introduced notes who says to speak on a stream.
+type introduced struct {
+	adsstream.ServerStream
+	speaker *atomic.Pointer[string]
+}
+
+func (s introduced) Recv() (*discoveryv3.DeltaDiscoveryRequest, error) {
+	m, err := s.ServerStream.Recv()
+	if n := m.GetNode(); n != nil {
+		said := n.GetUserAgentName() + " " + n.GetUserAgentVersion()
+		s.speaker.Store(&said)
+	}
+	return m, err
 }
 
 type fakeIdentity struct {

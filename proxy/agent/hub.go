@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"google.golang.org/grpc"
 
@@ -18,6 +19,7 @@ import (
 	"isthmus.dev/isthmus/internal/deltaxds"
 	"isthmus.dev/isthmus/internal/deltaxds/adsstream"
 	"isthmus.dev/isthmus/internal/hint"
+	"isthmus.dev/isthmus/internal/version"
 )
 
 // upstreamTypes are what the agent takes from the control plane, all of each.
@@ -150,11 +152,17 @@ func (h *hub) run(ctx context.Context) error {
 	disconnect := connect()
 	defer func() { disconnect() }()
 	var stream grpc.BidiStreamingClient[discoveryv3.DeltaDiscoveryRequest, discoveryv3.DeltaDiscoveryResponse]
+	introduced := false // whether the stream's first request, which says who speaks, is sent
 	send := func(requests ...deltaxds.Request) {
 		for _, r := range requests {
-			if stream != nil {
-				_ = stream.Send(adsstream.RequestMessage(r)) // a broken stream is reported by its Recv
+			if stream == nil {
+				return
 			}
+			m := adsstream.RequestMessage(r)
+			if !introduced {
+				m.Node, introduced = node(), true
+			}
+			_ = stream.Send(m) // a broken stream is reported by its Recv
 		}
 	}
 	wait := backoff{least: 100 * time.Millisecond, most: 5 * time.Second}
@@ -169,7 +177,7 @@ func (h *hub) run(ctx context.Context) error {
 		case e := <-h.events:
 			switch {
 			case e.stream != nil:
-				stream = e.stream
+				stream, introduced = e.stream, false
 				send(h.client.Connect()...)
 			case e.message != nil:
 				if !h.link.Swap(true) {
@@ -205,6 +213,11 @@ func (h *hub) run(ctx context.Context) error {
 		}
 		send(h.answers()...)
 	}
+}
+
+// node says which program speaks; who it is, its certificate says.
+func node() *corev3.Node {
+	return &corev3.Node{UserAgentName: "isthmus-proxy", UserAgentVersionType: &corev3.Node_UserAgentVersion{UserAgentVersion: version.String()}}
 }
 
 // connect opens one stream to the control plane and reads it until it ends.
