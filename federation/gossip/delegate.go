@@ -2,6 +2,7 @@ package gossip
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/hashicorp/memberlist"
@@ -61,8 +62,11 @@ func (e events) note(n *memberlist.Node, v verdict) {
 	e.list.note(c, func(s *sight) {
 		s.gossip = v
 		if ok {
-			s.said = said
-		} else if v == up {
+			s.said, s.unread = said, nil
+			return
+		}
+		s.unread = slices.Clone(n.Meta)
+		if v == up {
 			s.said.Leaving = false // it lives, so an earlier goodbye is past
 		}
 	})

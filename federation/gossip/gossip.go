@@ -63,6 +63,8 @@ type sight struct {
 	// stream is what a stream says.
 	stream verdict
 	said   Meta
+	// unread is what the member says of itself while it cannot be verified; nil: nothing.
+	unread []byte
 }
 
 type verdict int

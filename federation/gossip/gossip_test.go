@@ -33,6 +33,8 @@ type federation struct {
 	names []mesh.ClusterName
 	keys  map[mesh.ClusterName]ed25519.PrivateKey
 	nodes map[mesh.ClusterName]*node
+	// keyless: no signature can be verified yet.
+	keyless atomic.Bool
 }
 
 type node struct {
@@ -77,6 +79,9 @@ func (f *federation) start(c mesh.ClusterName) *node {
 		},
 		Sign: func(b []byte) ([]byte, error) { return ed25519.Sign(f.keys[c], b), nil },
 		Verify: func(c mesh.ClusterName, message, signature []byte) error {
+			if f.keyless.Load() {
+				return errors.New("its key has not come yet")
+			}
 			if !ed25519.Verify(f.keys[c].Public().(ed25519.PublicKey), message, signature) {
 				return errors.New("not its signature")
 			}
@@ -216,6 +221,23 @@ func TestPartitionHeals(t *testing.T) {
 		time.Sleep(10 * time.Minute)
 		heal()
 		f.within(30*time.Second, "healed", f.names, f.names, Ready)
+	})
+}
+
+func TestWordsThatComeBeforeTheirKey(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFederation(t, 2)
+		f.keyless.Store(true)
+		f.startAll()
+		defer f.killAll()
+		f.within(10*time.Second, "without keys", f.names, f.names, Ready)
+		if said := f.nodes["c00"].list.Members()[0].Said; said.Seq != 0 {
+			t.Errorf("unverified words are believed: %+v", said)
+		}
+		f.keyless.Store(false)
+		if said := f.nodes["c00"].list.Members()[0].Said; said.Seq != 7 {
+			t.Errorf("with the key, the words of before are %+v, want document 7", said)
+		}
 	})
 }
 

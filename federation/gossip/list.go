@@ -1,6 +1,7 @@
 package gossip
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -259,6 +260,7 @@ func (l *List) Members() []Peer {
 	if t == nil {
 		return nil
 	}
+	l.readAgain()
 	now := time.Now()
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -373,6 +375,30 @@ func (l *List) heard(c mesh.ClusterName, raw []byte) (Meta, bool) {
 		}
 	}
 	return m, true
+}
+
+// readAgain tries what could not be verified when it came: a member's key comes with its catalogue, and that often
+// after its first words.
+func (l *List) readAgain() {
+	unread := map[mesh.ClusterName][]byte{}
+	l.mu.Lock()
+	for c, s := range l.sights {
+		if s.unread != nil {
+			unread[c] = s.unread
+		}
+	}
+	l.mu.Unlock()
+	for c, raw := range unread {
+		said, ok := l.heard(c, raw)
+		if !ok {
+			continue
+		}
+		l.note(c, func(s *sight) {
+			if bytes.Equal(s.unread, raw) {
+				s.said, s.unread = said, nil
+			}
+		})
+	}
 }
 
 // logWriter passes the library's lines on, all of them as debug: a death is for the states to show.
