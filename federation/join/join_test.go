@@ -198,6 +198,9 @@ func TestRefusals(t *testing.T) {
 			if n, err := a.m.Tokens().Revoke("west"); n == 0 || err != nil {
 				t.Errorf("revoked %d, %v", n, err)
 			}
+			if _, err := a.m.Tokens().Revoke("westt"); hint.CodeOf(err) != "not_found" || hint.Of(err) == "" {
+				t.Errorf("a mistyped name: %v", err)
+			}
 		}},
 		{"expired by the authority's clock", func(*pb.Token) { a.clock.Add(int64(join.DefaultLife + time.Second)) }},
 	}

@@ -199,13 +199,18 @@ func (r *record) state(now time.Time) string {
 	return "open"
 }
 
-// Revoke ends the open tokens of that id or cluster name and says how many.
+// Revoke ends the open tokens of that id or cluster name and says how many. A name that no token has is an error: the
+// one that was meant would stay open.
 func (t *Tokens) Revoke(idOrCluster string) (int, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	n := 0
+	n, known := 0, false
 	for _, r := range t.records {
-		if (r.ID == idOrCluster || r.Cluster == idOrCluster) && r.state(t.now()) == "open" {
+		if r.ID != idOrCluster && r.Cluster != idOrCluster {
+			continue
+		}
+		known = true
+		if r.state(t.now()) == "open" {
 			changed := *r
 			changed.Revoked = true
 			if err := t.save(&changed); err != nil {
@@ -214,6 +219,9 @@ func (t *Tokens) Revoke(idOrCluster string) (int, error) {
 			*r = changed
 			n++
 		}
+	}
+	if !known {
+		return 0, hint.Wrap(hint.Code(fmt.Errorf("no token has the id %q or is for a cluster of that name", idOrCluster), "not_found"), "isthmus cluster token list shows them")
 	}
 	return n, nil
 }
