@@ -2241,11 +2241,12 @@ func (x *ServiceCluster) GetAgeSeconds() float64 {
 }
 
 type ExportServiceRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Namespace     string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
-	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
-	To            []string               `protobuf:"bytes,3,rep,name=to,proto3" json:"to,omitempty"`
-	Unexport      bool                   `protobuf:"varint,4,opt,name=unexport,proto3" json:"unexport,omitempty"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Namespace string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Name      string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// To these clusters; with unexport, from these. None: all.
+	To            []string `protobuf:"bytes,3,rep,name=to,proto3" json:"to,omitempty"`
+	Unexport      bool     `protobuf:"varint,4,opt,name=unexport,proto3" json:"unexport,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2309,7 +2310,10 @@ func (x *ExportServiceRequest) GetUnexport() bool {
 }
 
 type ExportServiceResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What holds afterwards; none in to while exported: every member.
+	Exported      bool     `protobuf:"varint,1,opt,name=exported,proto3" json:"exported,omitempty"`
+	To            []string `protobuf:"bytes,2,rep,name=to,proto3" json:"to,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2342,6 +2346,20 @@ func (x *ExportServiceResponse) ProtoReflect() protoreflect.Message {
 // Deprecated: Use ExportServiceResponse.ProtoReflect.Descriptor instead.
 func (*ExportServiceResponse) Descriptor() ([]byte, []int) {
 	return file_api_admin_admin_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *ExportServiceResponse) GetExported() bool {
+	if x != nil {
+		return x.Exported
+	}
+	return false
+}
+
+func (x *ExportServiceResponse) GetTo() []string {
+	if x != nil {
+		return x.To
+	}
+	return nil
 }
 
 type ProxyStatusRequest struct {
@@ -3258,8 +3276,10 @@ const file_api_admin_admin_proto_rawDesc = "" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x0e\n" +
 	"\x02to\x18\x03 \x03(\tR\x02to\x12\x1a\n" +
-	"\bunexport\x18\x04 \x01(\bR\bunexport\"\x17\n" +
-	"\x15ExportServiceResponse\"\x14\n" +
+	"\bunexport\x18\x04 \x01(\bR\bunexport\"C\n" +
+	"\x15ExportServiceResponse\x12\x1a\n" +
+	"\bexported\x18\x01 \x01(\bR\bexported\x12\x0e\n" +
+	"\x02to\x18\x02 \x03(\tR\x02to\"\x14\n" +
 	"\x12ProxyStatusRequest\"H\n" +
 	"\x13ProxyStatusResponse\x121\n" +
 	"\aproxies\x18\x01 \x03(\v2\x17.isthmus.admin.v1.ProxyR\aproxies\"\x9e\x03\n" +

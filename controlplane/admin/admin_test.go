@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -383,12 +384,47 @@ func TestExport(t *testing.T) {
 			t.Errorf("%s: %v, code %q, hint %q; want code %q", test.why, err, hint.CodeOf(err), hint.Of(err), test.code)
 		}
 	}
-	unexport := func(r *admin.ExportServiceRequest) { r.Unexport = true }
+	for _, test := range []struct {
+		why, from string
+		want      []string
+	}{
+		{"one of the two", "north", []string{"west"}},
+		{"the last", "west", nil},
+	} {
+		now, err := l.mesh.ExportService(ctx, &admin.ExportServiceRequest{Namespace: "shop", Name: "ratings", To: []string{test.from}, Unexport: true})
+		if err != nil || now.GetExported() != (len(test.want) > 0) || !slices.Equal(now.GetTo(), test.want) {
+			t.Errorf("unexport from %s: %v, %v; want %v", test.why, now, err, test.want)
+		}
+	}
+	if err := export(nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := export(func(r *admin.ExportServiceRequest) { r.Unexport, r.To = true, []string{"south"} }); hint.CodeOf(err) != "not_exported" {
+		t.Errorf("unexport from a cluster that has no export: %v", err)
+	}
+	unexport := func(r *admin.ExportServiceRequest) { r.Unexport, r.To = true, nil }
 	if err := export(unexport); err != nil {
 		t.Error(err)
 	}
 	if err := export(unexport); hint.CodeOf(err) != "not_exported" {
 		t.Errorf("unexport twice: %v", err)
+	}
+}
+
+func TestConsumers(t *testing.T) {
+	trust := &mesh.Trust{Self: "east", Members: []mesh.Member{{Name: "east"}, {Name: "west"}, {Name: "north"}}}
+	for _, test := range []struct {
+		why, annotation string
+		trust           *mesh.Trust
+		want            []string
+	}{
+		{"those that are named", "west, c9", trust, []string{"west", "c9"}},
+		{"all others that are members", "", trust, []string{"west", "north"}},
+		{"alone", "", nil, nil},
+	} {
+		if got := consumers(test.annotation, test.trust); !slices.Equal(got, test.want) {
+			t.Errorf("%s: %v, want %v", test.why, got, test.want)
+		}
 	}
 }
 

@@ -151,17 +151,11 @@ func regionOf(t *mesh.Trust, c mesh.ClusterName) string {
 	return ""
 }
 
-// ExportService writes or deletes the ServiceExport of a service.
+// ExportService writes, narrows or deletes the ServiceExport of a service.
 func (s *meshServer) ExportService(ctx context.Context, request *admin.ExportServiceRequest) (*admin.ExportServiceResponse, error) {
 	name := mesh.ServiceName{Namespace: namespaceOf(request.GetNamespace()), Name: request.GetName()}
-	object := mesh.ObjectName{Kind: "ServiceExport", Namespace: name.Namespace, Name: name.Name}
 	if request.GetUnexport() {
-		if err := s.config.Store.Delete(ctx, object, etcd.AnyVersion); errors.Is(err, etcd.ErrNotFound) {
-			return nil, hint.Wrap(hint.Code(status.Errorf(codes.NotFound, "service %s is not exported", name), "not_exported"), "isthmus service list shows what is exported")
-		} else if err != nil {
-			return nil, err
-		}
-		return &admin.ExportServiceResponse{}, nil
+		return s.unexport(ctx, name, request.GetTo())
 	}
 	if err := exportable(s.config.Snapshot(), name); err != nil {
 		return nil, err
@@ -173,14 +167,77 @@ func (s *meshServer) ExportService(ctx context.Context, request *admin.ExportSer
 	} else if err != nil {
 		return nil, err
 	}
-	raw, err := exportObject(name, request.GetTo())
+	return s.putExport(ctx, name, request.GetTo(), etcd.AnyVersion)
+}
+
+func (s *meshServer) putExport(ctx context.Context, name mesh.ServiceName, to []string, expect int64) (*admin.ExportServiceResponse, error) {
+	to = slices.Compact(slices.Sorted(slices.Values(to)))
+	raw, err := exportObject(name, to)
 	if err != nil {
 		return nil, err
 	}
-	if _, err := s.config.Store.Put(ctx, object, raw, etcd.AnyVersion); err != nil {
+	if _, err := s.config.Store.Put(ctx, exportName(name), raw, expect); err != nil {
+		return nil, conflict(err)
+	}
+	return &admin.ExportServiceResponse{Exported: true, To: to}, nil
+}
+
+// unexport takes an export back from some clusters or, with none, from all.
+func (s *meshServer) unexport(ctx context.Context, name mesh.ServiceName, from []string) (*admin.ExportServiceResponse, error) {
+	missing := func(whom string) error {
+		return hint.Wrap(hint.Code(status.Errorf(codes.NotFound, "service %s is not exported%s", name, whom), "not_exported"), "isthmus service list shows what is exported")
+	}
+	stored, err := s.config.Store.Get(ctx, exportName(name))
+	if errors.Is(err, etcd.ErrNotFound) {
+		return nil, missing("")
+	} else if err != nil {
 		return nil, err
 	}
+	if len(from) > 0 {
+		var export struct {
+			Metadata struct {
+				Annotations map[string]string `json:"annotations"`
+			} `json:"metadata"`
+		}
+		if err := json.Unmarshal(stored.JSON, &export); err != nil {
+			return nil, fmt.Errorf("decode %s: %w", exportName(name), err)
+		}
+		before := consumers(export.Metadata.Annotations[config.AnnotationExportTo], s.config.Snapshot().Trust)
+		after := slices.DeleteFunc(slices.Clone(before), func(c string) bool { return slices.Contains(from, c) })
+		if len(after) == len(before) {
+			return nil, missing(" to " + strings.Join(from, ", "))
+		}
+		if len(after) > 0 {
+			return s.putExport(ctx, name, after, stored.Version)
+		}
+	}
+	if err := s.config.Store.Delete(ctx, exportName(name), stored.Version); err != nil {
+		return nil, conflict(err)
+	}
 	return &admin.ExportServiceResponse{}, nil
+}
+
+// consumers are the clusters of an export's annotation; without one, all that are members now.
+func consumers(annotation string, trust *mesh.Trust) []string {
+	var out []string
+	if annotation != "" {
+		for _, c := range strings.Split(annotation, ",") {
+			out = append(out, strings.TrimSpace(c))
+		}
+		return out
+	}
+	if trust != nil {
+		for _, m := range trust.Members {
+			if m.Name != trust.Self {
+				out = append(out, string(m.Name))
+			}
+		}
+	}
+	return out
+}
+
+func exportName(name mesh.ServiceName) mesh.ObjectName {
+	return mesh.ObjectName{Kind: "ServiceExport", Namespace: name.Namespace, Name: name.Name}
 }
 
 // exportable says why a service cannot be exported.
@@ -201,13 +258,12 @@ func exportable(snapshot *mesh.Snapshot, name mesh.ServiceName) error {
 func exportObject(name mesh.ServiceName, to []string) ([]byte, error) {
 	meta := map[string]any{"name": name.Name, "namespace": name.Namespace}
 	if len(to) > 0 {
-		consumers := slices.Compact(slices.Sorted(slices.Values(to)))
-		for _, c := range consumers {
+		for _, c := range to {
 			if err := mesh.ClusterName(c).Validate(); err != nil {
 				return nil, hint.Wrap(hint.Code(status.Error(codes.InvalidArgument, err.Error()), "invalid_name"), "name clusters as isthmus cluster list does: --to east,west")
 			}
 		}
-		meta["annotations"] = map[string]string{config.AnnotationExportTo: strings.Join(consumers, ",")}
+		meta["annotations"] = map[string]string{config.AnnotationExportTo: strings.Join(to, ",")}
 	}
 	return encode(map[string]any{"apiVersion": "multicluster.x-k8s.io/v1beta1", "kind": "ServiceExport", "metadata": meta})
 }

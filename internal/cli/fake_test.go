@@ -222,7 +222,10 @@ func (f *fake) ExportService(_ context.Context, request *admin.ExportServiceRequ
 		err := hint.Code(fmt.Errorf("export hr/payroll: namespace hr is not granted to cluster west"), "namespace_not_granted")
 		return nil, hint.Wrap(err, "the authority grants namespaces: isthmus cluster token create west --namespaces shop,hr")
 	}
-	return &admin.ExportServiceResponse{}, nil
+	if request.GetUnexport() && len(request.GetTo()) == 0 {
+		return &admin.ExportServiceResponse{}, nil
+	}
+	return &admin.ExportServiceResponse{Exported: true, To: []string{"east", "north"}}, nil
 }
 
 func (f *fake) ProxyStatus(context.Context, *admin.ProxyStatusRequest) (*admin.ProxyStatusResponse, error) {

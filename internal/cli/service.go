@@ -136,7 +136,7 @@ func newServiceExport(g *Globals) *cobra.Command {
 		Example: "  isthmus --cluster west service export reviews -n shop --to east,north",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
-			return g.export(c.Context(), &admin.ExportServiceRequest{Name: args[0], To: to}, "exported")
+			return g.export(c.Context(), &admin.ExportServiceRequest{Name: args[0], To: to})
 		},
 	}
 	c.Flags().StringSliceVar(&to, "to", nil, "clusters that may call it, comma-separated (default: all)")
@@ -144,28 +144,41 @@ func newServiceExport(g *Globals) *cobra.Command {
 }
 
 func newServiceUnexport(g *Globals) *cobra.Command {
-	return &cobra.Command{
+	var from []string
+	c := &cobra.Command{
 		Use:   "unexport NAME",
 		Short: "Take an export back; calls from other clusters are refused from then on",
-		Args:  cobra.ExactArgs(1),
+		Long: `Takes an export back from every cluster, or from those of --to. What was exported to all is then exported to the other
+members of today; clusters that join later may not call it.`,
+		Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
-			return g.export(c.Context(), &admin.ExportServiceRequest{Name: args[0], Unexport: true}, "no longer exported")
+			return g.export(c.Context(), &admin.ExportServiceRequest{Name: args[0], To: from, Unexport: true})
 		},
 	}
+	c.Flags().StringSliceVar(&from, "to", nil, "clusters that may no longer call it, comma-separated (default: all)")
+	return c
 }
 
-func (g *Globals) export(ctx context.Context, request *admin.ExportServiceRequest, what string) error {
+func (g *Globals) export(ctx context.Context, request *admin.ExportServiceRequest) error {
 	if g.AllNamespaces {
 		return exit.Usagef("%s is in one namespace: -A is not possible, name it with -n", request.GetName())
 	}
 	request.Namespace = g.namespace()
 	return g.with(ctx, func(ctx context.Context, cp client) error {
-		if _, err := cp.mesh.ExportService(ctx, request); err != nil {
+		now, err := cp.mesh.ExportService(ctx, request)
+		if err != nil {
 			return explainMissing(err, kindNamed("Service"), request.GetNamespace(), request.GetName())
 		}
-		doc := map[string]any{"name": request.GetName(), "namespace": request.GetNamespace(), "exported": !request.GetUnexport(), "to": orEmpty(request.GetTo())}
+		doc := map[string]any{"name": request.GetName(), "namespace": request.GetNamespace(), "exported": now.GetExported(), "to": orEmpty(now.GetTo())}
+		what := "no longer exported"
+		switch {
+		case now.GetExported() && len(now.GetTo()) > 0:
+			what = "exported to " + strings.Join(now.GetTo(), ", ")
+		case now.GetExported():
+			what = "exported"
+		}
 		return g.Printer.Print(output.View{Doc: doc, Names: []string{"service/" + request.GetName()}, Text: func(p *output.Printer) {
-			p.Printf("service %s/%s is %s\n", request.GetNamespace(), request.GetName(), what)
+			p.Printf("service %s/%s is %s\n", request.GetNamespace(), request.GetName(), output.Clean(what))
 		}})
 	})
 }
