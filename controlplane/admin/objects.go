@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 
 	"google.golang.org/grpc/codes"
@@ -132,42 +131,23 @@ func (s *objects) plan(expect map[string]int64, read []config.Object, have map[m
 // together gives the findings that show only with the rest of the registry, as
 // far as they are about the objects read.
 func (s *objects) together(read []config.Object, stored []etcd.Object) []mesh.Finding {
-	mine := map[string]config.Object{}
-	all := slices.Clone(read)
-	for _, o := range read {
-		mine[o.ID().String()] = o
-	}
+	others := make([]config.Object, 0, len(stored))
 	for _, o := range stored {
-		if _, replaced := mine[o.Name.String()]; !replaced {
-			all = append(all, o.Config())
-		}
+		others = append(others, o.Config())
 	}
-	var out []mesh.Finding
-	add := func(f mesh.Finding) {
-		if o, ok := mine[f.Object]; ok {
-			f.File, f.Line = o.File, max(f.Line, o.Line)
-			out = append(out, f)
-		}
-	}
-	for _, f := range config.Build(all).Config.Findings {
-		// An error would have been found when it was read; only what needs the others is new.
-		if f.Level != mesh.LevelError {
-			f.Line = 0
-			add(f)
-		}
-	}
+	out := config.Together(read, others)
 	for _, o := range read {
 		if o.Kind != "ServiceExport" {
 			continue
 		}
-		finding := mesh.Finding{Object: o.ID().String(), Path: "metadata.name"}
+		finding := mesh.Finding{Object: o.ID().String(), Path: "metadata.name", File: o.File, Line: o.Line}
 		name := mesh.ServiceName{Namespace: o.Namespace, Name: o.Name}
 		if err := mesh.CheckSNI(name.ClusterSetHost()); err != nil {
 			finding.Code, finding.Level, finding.Message, finding.Fix = codeLongName, mesh.LevelError, err.Error(), "give the service or its namespace a shorter name"
-			add(finding)
+			out = append(out, finding)
 		} else if err := granted(s.config.Snapshot(), o.Namespace); err != nil {
 			finding.Code, finding.Level, finding.Path, finding.Message, finding.Fix = codeNotGranted, mesh.LevelWarning, "metadata.namespace", err.Error(), hint.Of(err)
-			add(finding)
+			out = append(out, finding)
 		}
 	}
 	return out

@@ -155,6 +155,28 @@ func Build(objects []Object) Built {
 	return out
 }
 
+// Together gives the findings about objects that show only among others: those of the registry that they do not
+// replace. Errors are not among them, they were found when the objects were read.
+func Together(read, others []Object) []mesh.Finding {
+	mine, all := map[string]Object{}, slices.Clone(read)
+	for _, o := range read {
+		mine[o.ID().String()] = o
+	}
+	for _, o := range others {
+		if _, replaced := mine[o.ID().String()]; !replaced {
+			all = append(all, o)
+		}
+	}
+	var out []mesh.Finding
+	for _, f := range Build(all).Config.Findings {
+		if o, ok := mine[f.Object]; ok && f.Level != mesh.LevelError {
+			f.File, f.Line = o.File, o.Line
+			out = append(out, f)
+		}
+	}
+	return out
+}
+
 // item is an object with what it means; exactly one of the pointers is set.
 type item struct {
 	Object

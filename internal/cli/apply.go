@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"isthmus.dev/isthmus/api/admin"
+	"isthmus.dev/isthmus/controlplane/config"
 	"isthmus.dev/isthmus/internal/cli/exit"
 	"isthmus.dev/isthmus/internal/cli/output"
 	"isthmus.dev/isthmus/internal/hint"
@@ -81,22 +82,41 @@ func newAnalyze(g *Globals) *cobra.Command {
 	return &cobra.Command{
 		Use:   "analyze FILE...",
 		Short: "Say what is wrong with configuration, without applying it",
-		Long:  "Checks files as apply would, against what the cluster has, and changes nothing. Exit code 79 if a finding is of level error.",
-		Args:  cobra.MinimumNArgs(1),
+		Long: `Checks files as apply would and changes nothing: against what the cluster has or, when none is named, alone. Exit code 79 if a
+finding is of level error.`,
+		Args: cobra.MinimumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			request, err := g.applyRequest(args, true)
 			if err != nil {
 				return err
+			}
+			if _, nowhere := g.AdminSocket(); hint.CodeOf(nowhere) == exit.CodeUsage {
+				g.Printer.Progressf("no cluster is named: the files are checked alone, not against what a cluster has")
+				return g.printAnalyzed(analyzeAlone(request))
 			}
 			return g.with(c.Context(), func(ctx context.Context, cp client) error {
 				response, err := cp.config.Apply(ctx, request)
 				if err != nil {
 					return err
 				}
-				return g.printAnalyzed(response)
+				return g.printAnalyzed(docOfApply(response).Findings)
 			})
 		},
 	}
+}
+
+// analyzeAlone checks files without a control plane.
+func analyzeAlone(request *admin.ApplyRequest) []findingDoc {
+	var files []config.File
+	for _, f := range request.GetFiles() {
+		files = append(files, config.File{Name: f.GetName(), Data: f.GetYaml()})
+	}
+	objects, findings := config.Decode(files, request.GetDefaultNamespace())
+	docs := []findingDoc{}
+	for _, f := range append(findings, config.Together(objects, nil)...) {
+		docs = append(docs, findingDoc{Code: f.Code, Level: string(f.Level), Object: f.Object, Path: f.Path, File: f.File, Line: int32(f.Line), Message: f.Message, Fix: f.Fix})
+	}
+	return docs
 }
 
 // applyRequest reads all files before anything is sent.
@@ -183,18 +203,17 @@ func (g *Globals) printApplied(response *admin.ApplyResponse, dryRun bool) error
 	return refusal("nothing was applied: " + count(refused, "error"))
 }
 
-func (g *Globals) printAnalyzed(response *admin.ApplyResponse) error {
-	doc := docOfApply(response)
+func (g *Globals) printAnalyzed(findings []findingDoc) error {
 	var names []string
-	for _, finding := range doc.Findings {
+	for _, finding := range findings {
 		names = append(names, finding.Code)
 	}
-	wrong := errorsIn(doc.Findings)
+	wrong := errorsIn(findings)
 	err := g.Printer.Print(output.View{Doc: struct {
 		Findings []findingDoc `json:"findings"`
-	}{doc.Findings}, Names: names, Text: func(p *output.Printer) {
-		printFindings(p, func(format string, args ...any) { p.Printf(format+"\n", args...) }, doc.Findings)
-		if len(doc.Findings) == 0 {
+	}{findings}, Names: names, Text: func(p *output.Printer) {
+		printFindings(p, func(format string, args ...any) { p.Printf(format+"\n", args...) }, findings)
+		if len(findings) == 0 {
 			p.Progressf("no findings")
 		}
 	}})
