@@ -165,11 +165,18 @@ func downCommand() *cobra.Command {
 		Short: "Take the demo down and wait until nothing of it is left",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			f, err := format(cmd)
+			if err != nil {
+				return err
+			}
 			h, err := home(cmd)
 			if err != nil {
 				return err
 			}
-			return h.Down(cmd.Context())
+			if err := h.Down(cmd.Context()); err != nil {
+				return err
+			}
+			return show(cmd, f, map[string]string{"dir": h.Dir}, func(io.Writer) {})
 		},
 	}
 }
@@ -203,6 +210,10 @@ func logsCommand() *cobra.Command {
 		Short: "Print the logs, also of a demo that has ended",
 		Args:  cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			f, err := format(cmd)
+			if err != nil {
+				return err
+			}
 			h, err := home(cmd)
 			if err != nil {
 				return err
@@ -214,6 +225,13 @@ func logsCommand() *cobra.Command {
 			files, err := h.Logs(target)
 			if err != nil {
 				return err
+			}
+			if f == output.JSON {
+				doc, err := docOfLogs(files)
+				if err != nil {
+					return err
+				}
+				return show(cmd, f, doc, nil)
 			}
 			for _, f := range files {
 				prefix := f.Name + ": "
@@ -227,6 +245,32 @@ func logsCommand() *cobra.Command {
 			return nil
 		},
 	}
+}
+
+// logsDoc is what logs prints with -o json.
+type logsDoc struct {
+	APIVersion string   `json:"apiVersion"`
+	Kind       string   `json:"kind"`
+	Items      []logDoc `json:"items"`
+}
+
+// logDoc is one whole log.
+type logDoc struct {
+	Name string `json:"name"` // CLUSTER/COMPONENT
+	Path string `json:"path"`
+	Text string `json:"text"`
+}
+
+func docOfLogs(files []host.LogFile) (logsDoc, error) {
+	doc := logsDoc{APIVersion: "isthmus.dev/v1", Kind: "LogList", Items: []logDoc{}}
+	for _, f := range files {
+		text, err := os.ReadFile(f.Path)
+		if err != nil {
+			return doc, fmt.Errorf("read the log of %s: %w", f.Name, err)
+		}
+		doc.Items = append(doc.Items, logDoc{f.Name, f.Path, string(text)})
+	}
+	return doc, nil
 }
 
 func printLog(w io.Writer, f host.LogFile, prefix string) error {
@@ -274,6 +318,10 @@ func faultCommand() *cobra.Command {
 		cmd.AddCommand(&cobra.Command{
 			Use: v.action + " " + v.use, Short: v.short, Long: v.short + ".\n\n" + v.long, Args: cobra.ExactArgs(1),
 			RunE: func(cmd *cobra.Command, args []string) error {
+				f, err := format(cmd)
+				if err != nil {
+					return err
+				}
 				if _, err := topology.ParseTarget(args[0]); err != nil {
 					return exit.Usagef("%w", err)
 				}
@@ -283,7 +331,10 @@ func faultCommand() *cobra.Command {
 				}
 				ctx, stop := interruptible(cmd)
 				defer stop()
-				return c.Fault(ctx, v.action, args[0])
+				if err := c.Fault(ctx, v.action, args[0]); err != nil {
+					return err
+				}
+				return show(cmd, f, map[string]string{"action": v.action, "target": args[0]}, func(io.Writer) {})
 			},
 		})
 	}

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"net"
 	"os"
@@ -62,7 +63,9 @@ func TestDetached(t *testing.T) {
 	if out := l.must("logs", "west/reviews-v1-1/sidecar"); !strings.HasPrefix(out, "token of sidecar shop/reviews-v1-1 known=false") {
 		t.Errorf("log of a sidecar: %q", out)
 	}
-	l.must("down")
+	l.oneDocument(`{"action":"cut","target":"west"}`, "fault", "cut", "west")
+	l.oneDocument(`{"apiVersion":"isthmus.dev/v1","kind":"LogList","items":[{"name":"west/reviews-v1-1/sidecar","path":`, "logs", "west/reviews-v1-1/sidecar")
+	l.oneDocument(`{"dir":"`+doc.Dir+`"}`, "down")
 	l.nothingLeft()
 	for _, c := range doc.Clusters {
 		for _, co := range c.Components {
@@ -75,6 +78,15 @@ func TestDetached(t *testing.T) {
 		t.Errorf("status after down: exit %d, %s", r.code, r.stderr)
 	}
 	l.must("down") // is no error without a demo
+}
+
+// oneDocument: with -o json a command prints one document, here one that begins with want, and nothing else.
+func (l *lab) oneDocument(want string, args ...string) {
+	l.Helper()
+	out := l.must(append(args, "-o", "json")...)
+	if !json.Valid([]byte(out)) || !strings.HasPrefix(out, want) {
+		l.Errorf("%v -o json printed %q, want one document %s…", args, out, want)
+	}
 }
 
 // rights: an application is the user and cannot touch the network; a sidecar can.
