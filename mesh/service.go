@@ -1,6 +1,9 @@
 package mesh
 
-import "net/netip"
+import (
+	"net/netip"
+	"slices"
+)
 
 // Protocol is the application protocol of a port, as Kubernetes appProtocol
 // and Istio's port-name prefixes have it.
@@ -55,6 +58,11 @@ type Export struct {
 	// To lists the consumer clusters, sorted; empty means every member. It is an
 	// authorisation, enforced by this cluster's sidecars, not a secrecy.
 	To []ClusterName
+}
+
+// Admits reports whether an export's consumer list has the cluster in it: an empty one has every member.
+func Admits(to []ClusterName, c ClusterName) bool {
+	return len(to) == 0 || slices.Contains(to, c)
 }
 
 // Locality is where a workload runs. Region comes from the federation document,

@@ -431,6 +431,7 @@ func TestConsumers(t *testing.T) {
 func TestServices(t *testing.T) {
 	now := time.UnixMilli(100_000)
 	ratings, payroll := mesh.ServiceName{Namespace: "shop", Name: "ratings"}, mesh.ServiceName{Namespace: "shop", Name: "payroll"}
+	foreign := mesh.ServiceName{Namespace: "shop", Name: "foreign"}
 	s := member("shop")
 	s.Config.Services = map[mesh.ServiceName]*mesh.Service{
 		ratings: {Name: ratings, Ports: []mesh.Port{{Name: "http", Number: 8080, Protocol: mesh.HTTP}}, Selector: map[string]string{"app": "ratings"}, Export: &mesh.Export{}},
@@ -445,7 +446,8 @@ func TestServices(t *testing.T) {
 	s.VIPs = map[mesh.Host]netip.Addr{ratings.ClusterSetHost(): netip.MustParseAddr("240.240.0.9")}
 	s.Remote = map[mesh.ClusterName]*mesh.Catalogue{"west": {Cluster: "west", ReceivedUnixMs: 97_500, Services: map[mesh.ServiceName]*mesh.ExportedService{
 		ratings: {Slots: []mesh.Slot{{Zone: "us-a", Healthy: 1, Total: 1}, {Index: 1, Zone: "us-a", Healthy: 1, Total: 2}}},
-		payroll: {Slots: []mesh.Slot{{Zone: "us-a", Healthy: 1, Total: 1}}},
+		payroll: {Slots: []mesh.Slot{{Zone: "us-a", Healthy: 1, Total: 1}}, To: []mesh.ClusterName{"east", "north"}},
+		foreign: {To: []mesh.ClusterName{"north"}},
 	}}}
 	want := []*admin.Service{
 		{Name: "payroll", Namespace: "shop", Host: "payroll.shop.svc.cluster.local", Clusters: []*admin.ServiceCluster{{Name: "east"}}},

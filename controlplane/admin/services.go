@@ -37,14 +37,16 @@ func (s *meshServer) ListServices(context.Context, *admin.ListServicesRequest) (
 }
 
 // services is pure. A service that is exported by any cluster is shown under its
-// clusterset host with every cluster that exports it; one that this cluster keeps to
-// itself is shown under its local host. Both may be there.
+// clusterset host with every cluster that exports it to this one; one that this
+// cluster keeps to itself is shown under its local host. Both may be there.
 func services(snapshot *mesh.Snapshot, now time.Time) []*admin.Service {
 	var out []*admin.Service
 	imported := map[mesh.ServiceName][]*mesh.Catalogue{}
 	for _, catalogue := range snapshot.Remote {
-		for name := range catalogue.Services {
-			imported[name] = append(imported[name], catalogue)
+		for name, service := range catalogue.Services {
+			if snapshot.Trust != nil && mesh.Admits(service.To, snapshot.Trust.Self) {
+				imported[name] = append(imported[name], catalogue)
+			}
 		}
 	}
 	names := map[mesh.ServiceName]bool{}

@@ -21,7 +21,7 @@ func (v *view) callers(services []*mesh.Service) []mesh.ClusterName {
 	for i := range v.s.Trust.Members {
 		m := v.s.Trust.Members[i].Name
 		exported := slices.ContainsFunc(services, func(svc *mesh.Service) bool {
-			return svc.Export != nil && allows(svc.Export.To, m) && v.granted(svc.Name.Namespace)
+			return svc.Export != nil && mesh.Admits(svc.Export.To, m) && v.granted(svc.Name.Namespace)
 		})
 		if exported && !slices.Contains(out, m) {
 			out = append(out, m)

@@ -127,7 +127,7 @@ func (v *view) addClusterSetHosts() {
 			continue
 		}
 		for name, svc := range c.Services {
-			if m.Grants(name.Namespace) && allows(svc.To, v.self) {
+			if m.Grants(name.Namespace) && mesh.Admits(svc.To, v.self) {
 				add(name, source{cluster: m.Name, region: m.Region, remote: svc})
 			}
 		}
@@ -139,11 +139,6 @@ func (v *view) addClusterSetHosts() {
 
 // maxPorts bounds the ports of a host, each of which is a chain of every sidecar's listener.
 const maxPorts = 64
-
-// allows tells whether an export's consumer list admits cluster c; an empty list admits every member.
-func allows(to []mesh.ClusterName, c mesh.ClusterName) bool {
-	return len(to) == 0 || slices.Contains(to, c)
-}
 
 func (h *hostView) port(number uint32) (mesh.Port, bool) {
 	for _, p := range h.ports {
