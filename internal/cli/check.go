@@ -41,10 +41,14 @@ func newCheck(g *Globals) *cobra.Command {
 				}
 				return err
 			})
-			if number, _, _ := exit.Of(err); number == exit.Usage || number == exit.Interrupted {
+			number, _, _ := exit.Of(err)
+			if number == exit.Usage || number == exit.Interrupted {
 				return err
 			}
 			if err != nil {
+				if hint.Of(err) == "" {
+					err = hint.Wrap(err, advice(number, c))
+				}
 				doc.Checks = append(doc.Checks, checkDoc{"control-plane", "fail", err.Error(), hint.Of(err)})
 			}
 			return g.printChecks(doc)

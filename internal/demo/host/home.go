@@ -123,9 +123,18 @@ func (h Home) read() (record, error) {
 		err = json.Unmarshal(b, &r)
 	}
 	if err != nil {
-		return r, fmt.Errorf("read the demo's record: %w", err)
+		return r, h.unread(err)
 	}
 	return r, nil
+}
+
+// unread explains why the record cannot be read: mostly because the demo is another user's.
+func (h Home) unread(err error) error {
+	err = fmt.Errorf("read the demo's record: %w", err)
+	if errors.Is(err, fs.ErrPermission) {
+		return hint.Wrapf(hint.Code(err, exit.CodeNotAllowed), "the demo in %s is another user's: run the command as that user, or name another with --dir", h.Dir)
+	}
+	return hint.Wrapf(err, "if %s is damaged, remove it once nothing of that demo runs", filepath.Join(h.Dir, recordName))
 }
 
 func (h Home) write(r record) error {

@@ -2,14 +2,32 @@ package host
 
 import (
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
+	"isthmus.dev/isthmus/internal/cli/exit"
 	"isthmus.dev/isthmus/internal/demo/process"
 	"isthmus.dev/isthmus/internal/hint"
 )
+
+func TestUnread(t *testing.T) {
+	for _, tc := range []struct {
+		why  string
+		err  error
+		code string
+	}{
+		{"another user's", &fs.PathError{Op: "open", Path: "/x/demo.json", Err: syscall.EACCES}, exit.CodeNotAllowed},
+		{"damaged", errors.New("unexpected end of JSON input"), ""},
+	} {
+		if err := (Home{Dir: "/x"}).unread(tc.err); hint.CodeOf(err) != tc.code || hint.Of(err) == "" {
+			t.Errorf("%s: %v, code %q, hint %q; want code %q and a hint", tc.why, err, hint.CodeOf(err), hint.Of(err), tc.code)
+		}
+	}
+}
 
 func TestLocate(t *testing.T) {
 	root, err := filepath.EvalSymlinks(t.TempDir())
