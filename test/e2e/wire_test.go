@@ -276,16 +276,21 @@ spec:
 
 // ruleCrosses changes a route in west until clients in east get other answers.
 func ruleCrosses(t *testing.T, d *demo) {
+	start, before := time.Now(), ""
 	d.apply(t, "west", everyReviewIs("v2"))
+	applied := time.Since(start)
 	d.removeAtEnd(t, "west", "VirtualService", "reviews")
 	d.removeAtEnd(t, "west", "DestinationRule", "reviews")
 	eventually(t, 10*time.Second, func() string {
 		if got := d.call(t, "east", "reviews"+domain, "--count", "20"); got.ByVersion["v2"] != 20 {
-			return got.String()
+			before = got.String()
+			return before
 		}
 		return ""
 	})
-	start := time.Now()
+	t.Logf("the first rule in force in east %d ms after the apply in west began, which took %d ms; the last before it: %s",
+		time.Since(start).Milliseconds(), applied.Milliseconds(), before)
+	start = time.Now()
 	d.apply(t, "west", everyReviewIs("v1"))
 	eventually(t, 10*time.Second, func() string {
 		if got := d.call(t, "east", "reviews"+domain); got.ByVersion["v1"] != 1 {
