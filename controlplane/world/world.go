@@ -16,10 +16,10 @@ import (
 	"errors"
 	"log/slog"
 	"net/netip"
-	"sync"
 	"sync/atomic"
 	"time"
 
+	"isthmus.dev/isthmus/internal/bell"
 	"isthmus.dev/isthmus/mesh"
 )
 
@@ -75,8 +75,7 @@ type Owner struct {
 	stopped  chan struct{} // closed when Run ends
 	snapshot atomic.Pointer[mesh.Snapshot]
 
-	mu       sync.Mutex // guards watchers
-	watchers map[chan struct{}]bool
+	changed bell.Bell // rung after every publication
 
 	// Owned by Run.
 	state   state
@@ -98,7 +97,7 @@ type batch struct {
 func New(config Config) *Owner {
 	o := &Owner{
 		config: config.withDefaults(), in: make(chan batch), stopped: make(chan struct{}),
-		watchers: map[chan struct{}]bool{}, state: emptyState(),
+		state: emptyState(),
 	}
 	o.snapshot.Store(o.state.snapshot(nil))
 	return o
@@ -110,18 +109,7 @@ func (o *Owner) Snapshot() *mesh.Snapshot { return o.snapshot.Load() }
 // Watch gives a channel that receives after every publication, several in one
 // when the reader is slow, and once at the start. It is closed when ctx ends.
 func (o *Owner) Watch(ctx context.Context) <-chan struct{} {
-	fired := make(chan struct{}, 1)
-	fired <- struct{}{}
-	o.mu.Lock()
-	o.watchers[fired] = true
-	o.mu.Unlock()
-	context.AfterFunc(ctx, func() {
-		o.mu.Lock()
-		defer o.mu.Unlock()
-		delete(o.watchers, fired)
-		close(fired)
-	})
-	return fired
+	return o.changed.Watch(ctx)
 }
 
 // Send folds updates in one step: no snapshot shows a part of them. It returns
@@ -230,14 +218,7 @@ func (o *Owner) publish(ctx context.Context, updates []mesh.Update, now time.Tim
 		return
 	}
 	o.snapshot.Store(next.snapshot(o.unsaved.VIPs))
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	for fired := range o.watchers {
-		select {
-		case fired <- struct{}{}:
-		default:
-		}
-	}
+	o.changed.Ring()
 }
 
 // save writes what is unsaved, unless the last attempt failed a moment ago.

@@ -15,6 +15,7 @@ import (
 
 	"github.com/hashicorp/memberlist"
 
+	"isthmus.dev/isthmus/internal/bell"
 	"isthmus.dev/isthmus/mesh"
 )
 
@@ -64,14 +65,15 @@ type List struct {
 	config Config
 	again  chan struct{}
 
-	mu sync.Mutex // guards everything below
+	mu sync.Mutex // guards what follows, up to changed
 	// transport is nil while not running.
 	transport *transport
 	sights    map[mesh.ClusterName]*sight
 	seen      map[mesh.ClusterName]time.Time
 	trips     map[mesh.ClusterName]time.Duration
 	leaving   bool
-	watchers  map[chan struct{}]bool
+
+	changed bell.Bell // rung after every change of a member
 }
 
 var _ Liveness = (*List)(nil)
@@ -86,7 +88,7 @@ func New(c Config) (*List, error) {
 	}
 	return &List{
 		config: c, again: make(chan struct{}, 1), sights: map[mesh.ClusterName]*sight{}, seen: map[mesh.ClusterName]time.Time{},
-		trips: map[mesh.ClusterName]time.Duration{}, watchers: map[chan struct{}]bool{},
+		trips: map[mesh.ClusterName]time.Duration{},
 	}, nil
 }
 
@@ -230,7 +232,7 @@ func (l *List) refresh() {
 			l.sights[c] = &sight{since: time.Now()}
 		}
 	}
-	l.tell()
+	l.changed.Ring()
 }
 
 // TrustChanged tells that the members, or what this cluster says of itself, may be others.
@@ -284,26 +286,7 @@ func (l *List) Members() []Peer {
 
 // Watch implements [Liveness].
 func (l *List) Watch(ctx context.Context) <-chan struct{} {
-	ch := make(chan struct{}, 1)
-	l.mu.Lock()
-	l.watchers[ch] = true
-	l.mu.Unlock()
-	context.AfterFunc(ctx, func() {
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		delete(l.watchers, ch)
-	})
-	return ch
-}
-
-// tell needs mu.
-func (l *List) tell() {
-	for ch := range l.watchers {
-		select {
-		case ch <- struct{}{}:
-		default:
-		}
-	}
+	return l.changed.Watch(ctx)
 }
 
 // Report implements [Liveness].
@@ -337,7 +320,7 @@ func (l *List) note(c mesh.ClusterName, change func(*sight)) {
 	if s.gossip == up || s.stream == up || before.gossip == up || before.stream == up {
 		l.seen[c] = time.Now()
 	}
-	l.tell()
+	l.changed.Ring()
 }
 
 // say encodes what this cluster says of itself.

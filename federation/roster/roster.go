@@ -19,6 +19,7 @@ import (
 
 	pb "isthmus.dev/isthmus/api/document"
 	"isthmus.dev/isthmus/federation/document"
+	"isthmus.dev/isthmus/internal/bell"
 	"isthmus.dev/isthmus/internal/hint"
 	"isthmus.dev/isthmus/mesh"
 	"isthmus.dev/isthmus/trust/anchor"
@@ -45,8 +46,8 @@ type Roster struct {
 	// federation.
 	chain atomic.Pointer[[]*document.Sealed]
 
-	mu       sync.Mutex // guards below, and serialises writers
-	watchers map[chan struct{}]bool
+	mu      sync.Mutex // serialises writers
+	changed bell.Bell  // rung after each change of chain
 }
 
 // Open opens the chain below dir (which is made if it is missing) and checks all of it: a damaged file is an error that
@@ -63,7 +64,7 @@ func Open(dir string, now func() time.Time) (*Roster, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &Roster{dir: top, docs: docs, now: now, watchers: map[chan struct{}]bool{}}
+	r := &Roster{dir: top, docs: docs, now: now}
 	chain, err := r.load()
 	if err != nil {
 		return nil, err
@@ -219,12 +220,7 @@ func (r *Roster) compact(chain []*document.Sealed) []*document.Sealed {
 // publish makes chain the present one and wakes the watchers. Callers hold r.mu.
 func (r *Roster) publish(chain []*document.Sealed) {
 	r.chain.Store(&chain)
-	for w := range r.watchers {
-		select {
-		case w <- struct{}{}:
-		default: // one wake-up is waiting already
-		}
-	}
+	r.changed.Ring()
 }
 
 // ChainAfter gives the documents after version v, oldest first, at most max bytes of them and at least one: what a peer
@@ -285,21 +281,9 @@ func (r *Roster) Tail(max int) []*pb.Signed {
 	return out
 }
 
-// Watch returns a channel that gets a value after each change, several changes making one. It is closed when ctx is
-// done.
-func (r *Roster) Watch(ctx context.Context) <-chan struct{} {
-	w := make(chan struct{}, 1)
-	r.mu.Lock()
-	r.watchers[w] = true
-	r.mu.Unlock()
-	context.AfterFunc(ctx, func() {
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		delete(r.watchers, w)
-		close(w)
-	})
-	return w
-}
+// Watch returns a channel that gets a value at the start and after each change, several changes making one. It is closed
+// when ctx is done.
+func (r *Roster) Watch(ctx context.Context) <-chan struct{} { return r.changed.Watch(ctx) }
 
 // Trust gives the present document as the snapshot has it, with local anchors. They are kept on disk while they fit, so
 // that a restart of the control plane gives no proxy a new secret. Nil while the cluster is in no federation.
@@ -344,11 +328,6 @@ func (r *Roster) Forget() error {
 		return err
 	}
 	r.chain.Store(nil)
-	for w := range r.watchers {
-		select {
-		case w <- struct{}{}:
-		default:
-		}
-	}
+	r.changed.Ring()
 	return nil
 }

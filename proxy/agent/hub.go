@@ -16,6 +16,7 @@ import (
 	"google.golang.org/grpc"
 
 	"isthmus.dev/isthmus/api/workload"
+	"isthmus.dev/isthmus/internal/bell"
 	"isthmus.dev/isthmus/internal/deltaxds"
 	"isthmus.dev/isthmus/internal/deltaxds/adsstream"
 	"isthmus.dev/isthmus/internal/hint"
@@ -55,8 +56,7 @@ type hub struct {
 	save    chan deltaxds.State // of capacity 1: the latest good state
 	goodbye chan struct{}       // closed when run ends: nobody reads events any more
 
-	mu       sync.Mutex // guards watchers
-	watchers map[chan struct{}]bool
+	changed bell.Bell // rung after each publication
 
 	// Owned by run.
 	client   *deltaxds.Client
@@ -105,7 +105,6 @@ func newHub(a *Agent) *hub {
 		reports:  make(chan envoyReport),
 		save:     make(chan deltaxds.State, 1),
 		goodbye:  make(chan struct{}),
-		watchers: map[chan struct{}]bool{},
 		received: map[string]bool{},
 		applied:  map[string]uint64{},
 		arrived:  map[string]time.Time{},
@@ -302,14 +301,7 @@ func (h *hub) publish() {
 	if h.dirty.IsZero() {
 		h.dirty = time.Now()
 	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	for w := range h.watchers {
-		select {
-		case w <- struct{}{}:
-		default:
-		}
-	}
+	h.changed.Ring()
 }
 
 // publishNames gives a changed name table to the name server.
@@ -475,19 +467,6 @@ func (h *hub) persist(ctx context.Context) error {
 				h.agent.cfg.Log.Warn("configuration not kept: a restart without control plane would go back to an older one", "err", err)
 			}
 		}
-	}
-}
-
-// watch gives a channel that fires after each publication, and what ends it.
-func (h *hub) watch() (<-chan struct{}, func()) {
-	w := make(chan struct{}, 1)
-	h.mu.Lock()
-	h.watchers[w] = true
-	h.mu.Unlock()
-	return w, func() {
-		h.mu.Lock()
-		delete(h.watchers, w)
-		h.mu.Unlock()
 	}
 }
 

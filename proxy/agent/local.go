@@ -72,13 +72,11 @@ func (s *local) StreamAggregatedResources(grpc.BidiStreamingServer[discoveryv3.D
 func (s *local) DeltaAggregatedResources(stream adsstream.ServerStream) error {
 	h := s.hub
 	number := h.counters.envoyStreams.Add(1)
-	changed, end := h.watch()
-	defer end()
 	defer h.report(envoyReport{stream: number, gone: true})
 	var sequence uint64
 	refused := map[string]string{}
 	err := adsstream.Serve(stream, adsstream.Source{
-		Changed: changed,
+		Changed: h.changed.Watch(stream.Context()),
 		State: func() (deltaxds.State, bool) {
 			p := h.published.Load()
 			if p == nil {
