@@ -48,7 +48,8 @@ type Peer struct {
 type Liveness interface {
 	// Members gives the other members in the document's order.
 	Members() []Peer
-	// Watch gives a channel that gets a value after every change, several changes at once, until ctx ends.
+	// Watch gives a channel that gets a value after every change, several changes at once, until ctx ends; then it is
+	// closed.
 	Watch(ctx context.Context) <-chan struct{}
 	// Report tells what a stream found out by itself: it outranks gossip.
 	Report(member mesh.ClusterName, reachable bool)
