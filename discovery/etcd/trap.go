@@ -60,11 +60,15 @@ func (c core) With(fields []zapcore.Field) zapcore.Core {
 	return core{log: c.log, fields: append(c.fields[:len(c.fields):len(c.fields)], fields...)}
 }
 
-// firstStart is etcd's error for a folder in which nothing was committed yet: every new one. It tries again by itself.
-const firstStart = "failed to update storage version"
+// usual are errors etcd logs where nothing is wrong: in a folder in which nothing was committed yet, which is every new
+// one, and when the listener for peers, which a server of one member has none of, is closed at the end.
+var usual = map[string]bool{
+	"failed to update storage version":              true,
+	"setting up serving from embedded etcd failed.": true,
+}
 
 func (c core) Check(entry zapcore.Entry, checked *zapcore.CheckedEntry) *zapcore.CheckedEntry {
-	if c.Enabled(entry.Level) && entry.Message != firstStart {
+	if c.Enabled(entry.Level) && !usual[entry.Message] {
 		return checked.AddCore(entry, c)
 	}
 	return checked
