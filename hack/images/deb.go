@@ -14,39 +14,41 @@ import (
 // AddPackages adds the files of Debian packages, without those only people read. Packages that they depend on are not
 // added by themselves; name them. dir keeps the downloaded files, so that a second call needs no network.
 func (t *Tree) AddPackages(dir string, packages ...string) error {
+	var missing []string
 	for _, name := range packages {
-		file, err := fetch(dir, name)
+		if file, err := downloaded(dir, name); err != nil {
+			return err
+		} else if file == "" {
+			missing = append(missing, name)
+		}
+	}
+	if len(missing) > 0 {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return err
+		}
+		command := exec.Command("apt-get", append([]string{"download", "-q"}, missing...)...)
+		command.Dir = dir
+		if out, err := command.CombinedOutput(); err != nil {
+			return fmt.Errorf("apt-get download (run apt-get update first): %w: %s", err, bytes.TrimSpace(out))
+		}
+	}
+	for _, name := range packages {
+		file, err := downloaded(dir, name)
 		if err != nil {
 			return err
 		}
 		if err := t.addPackage(file); err != nil {
-			return fmt.Errorf("unpack %s: %w", file, err)
+			return fmt.Errorf("unpack package %s: %w", name, err)
 		}
 	}
 	return nil
 }
 
-// fetch returns the file of a package, downloaded by apt-get unless dir has it.
-func fetch(dir, name string) (string, error) {
+// downloaded returns the newest file of a package in dir, "" when there is none.
+func downloaded(dir, name string) (string, error) {
 	have, err := filepath.Glob(filepath.Join(dir, name+"_*.deb"))
-	if err != nil {
+	if err != nil || len(have) == 0 {
 		return "", err
-	}
-	if len(have) == 0 {
-		if err := os.MkdirAll(dir, 0o755); err != nil {
-			return "", err
-		}
-		command := exec.Command("apt-get", "download", name)
-		command.Dir = dir
-		if out, err := command.CombinedOutput(); err != nil {
-			return "", fmt.Errorf("apt-get download %s (run apt-get update first): %w: %s", name, err, bytes.TrimSpace(out))
-		}
-		if have, err = filepath.Glob(filepath.Join(dir, name+"_*.deb")); err != nil {
-			return "", err
-		}
-	}
-	if len(have) == 0 {
-		return "", fmt.Errorf("apt-get download %s left no file in %s", name, dir)
 	}
 	slices.Sort(have)
 	return have[len(have)-1], nil

@@ -14,7 +14,9 @@ import (
 var recipes = map[string]func(source, work string) (Image, error){
 	"pause": func(source, work string) (Image, error) { return program(source, work, "pause") },
 	"echo":  func(source, work string) (Image, error) { return program(source, work, "echo") },
-	"tools": tools,
+	// Not for people: the admission webhook of the checks in hack/kube.
+	"webhook": func(source, work string) (Image, error) { return program(source, work, "webhook") },
+	"tools":   tools,
 }
 
 // Recipes lists the names that Make takes.
@@ -80,7 +82,7 @@ var packages = []string{
 	"libidn2-0", "libunistring2", "libcurl4", "libldap-2.5-0", "libsasl2-2", "librtmp1", "libssh2-1", "libpsl5", "libbrotli1",
 	"libzstd1", "libgnutls30", "libhogweed6", "libnettle8", "libp11-kit0", "libtasn1-6", "libffi8", "libmnl0", "libbpf1",
 	"libelf1", "libxtables12", "libdb5.3", "libcap2-bin", "libproc2-0", "libsystemd0", "libgcrypt20", "libgpg-error0", "liblz4-1",
-	"libncursesw6", "libcrypt1",
+	"libncursesw6", "libcrypt1", "nftables", "libnftables1", "libnftnl11", "libjansson4", "libjemalloc2",
 }
 
 // tools is a small system for looking around from inside a cluster.

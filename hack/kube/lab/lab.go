@@ -219,8 +219,7 @@ func (l *Lab) kill() error {
 	for time.Now().Before(deadline) {
 		n, err := unix.Poll([]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}, 1000)
 		if n > 0 {
-			// A child of this very process stays a zombie until it is waited for.
-			unix.Wait4(id.PID, nil, unix.WNOHANG, nil)
+			buried(id.PID)
 			return nil
 		}
 		if err != nil && !errors.Is(err, unix.EINTR) {
@@ -228,6 +227,17 @@ func (l *Lab) kill() error {
 		}
 	}
 	return fmt.Errorf("the lab's keeper (process %d) does not end", id.PID)
+}
+
+// buried waits a moment for the ended keeper to be waited for: by this very process, if that started it, else by the
+// machine's init, which may take its time and is not ours to hurry.
+func buried(pid int) {
+	for deadline := time.Now().Add(2 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+		unix.Wait4(pid, nil, unix.WNOHANG, nil) // fails for others' children
+		if _, err := os.Stat(fmt.Sprintf("/proc/%d", pid)); err != nil {
+			return
+		}
+	}
 }
 
 // reap removes what a lab that does not run any more left. The lab's lock is held.
