@@ -74,6 +74,7 @@ type EmbeddedConfig struct {
 
 // Server is a running embedded server. Close it after the last use of its client.
 type Server struct {
+	dir    string
 	etcd   *embed.Etcd
 	client *clientv3.Client
 	trap   *trap
@@ -112,7 +113,7 @@ func Embedded(ctx context.Context, config EmbeddedConfig) (*Server, error) {
 		lock.Close()
 		return nil, damaged(config.Dir, err)
 	}
-	return &Server{etcd: e, client: v3client.New(e.Server), trap: trap, lock: lock}, nil
+	return &Server{dir: config.Dir, etcd: e, client: v3client.New(e.Server), trap: trap, lock: lock}, nil
 }
 
 func serverConfig(config EmbeddedConfig, trap *trap) *embed.Config {

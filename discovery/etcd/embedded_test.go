@@ -247,6 +247,39 @@ func TestDiskFull(t *testing.T) {
 	}
 }
 
+// TestSpace: objects are refused, with what to do, before a full disk ends etcd; deletions make room.
+func TestSpace(t *testing.T) {
+	for _, test := range []struct {
+		why  string
+		free uint64
+		code string
+	}{
+		{"room", reserveBytes, ""},
+		{"nearly full", reserveBytes - 1, "disk_full"},
+		{"full", 0, "disk_full"},
+	} {
+		if err := spaceOf("/data", test.free); hint.CodeOf(err) != test.code || (err != nil) != (hint.Of(err) != "") {
+			t.Errorf("%s: %v", test.why, err)
+		}
+	}
+	server := serve(t, filepath.Join(t.TempDir(), "etcd"))
+	store := server.Store()
+	if err := server.Space(); err != nil {
+		t.Fatalf("this test needs a disk with some space: %v", err)
+	}
+	name := mesh.ObjectName{Kind: "VirtualService", Namespace: "shop", Name: "a"}
+	if _, err := store.Put(t.Context(), name, []byte("{}"), AnyVersion); err != nil {
+		t.Fatal(err)
+	}
+	store.space = func() error { return spaceOf("/data", 0) }
+	if _, err := store.Put(t.Context(), name, []byte("{}"), AnyVersion); hint.CodeOf(err) != "disk_full" {
+		t.Errorf("written to a full disk: %v", err)
+	}
+	if err := store.Delete(t.Context(), name, AnyVersion); err != nil {
+		t.Errorf("deletions make room: %v", err)
+	}
+}
+
 func TestNoListener(t *testing.T) {
 	server := serve(t, filepath.Join(t.TempDir(), "etcd"))
 	if n := len(server.etcd.Clients); n != 0 {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -103,6 +104,8 @@ func (q Query) matches(name mesh.ObjectName) bool {
 // Store reads and writes objects with versions. It has no state of its own.
 type Store struct {
 	client *clientv3.Client
+	// space, if set, refuses new objects.
+	space func() error
 }
 
 // NewStore makes a store on a client of either kind of server.
@@ -174,6 +177,11 @@ func (s *Store) Delete(ctx context.Context, name mesh.ObjectName, expect int64) 
 func (s *Store) Commit(ctx context.Context, ops ...Op) (int64, error) {
 	if len(ops) == 0 {
 		return 0, nil
+	}
+	if s.space != nil && slices.ContainsFunc(ops, func(op Op) bool { return op.JSON != nil }) {
+		if err := s.space(); err != nil {
+			return 0, fmt.Errorf("write %d objects: %w", len(ops), err)
+		}
 	}
 	compares, writes, reads, keys, err := plan(ops)
 	if err != nil {

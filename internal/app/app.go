@@ -113,7 +113,7 @@ func (cp *controlPlane) run(ctx context.Context, registry *registry) error {
 	if err != nil {
 		return err
 	}
-	operator, err := cp.newOperator(federation, workloads)
+	operator, err := cp.newOperator(registry, federation, workloads)
 	if err != nil {
 		return err
 	}

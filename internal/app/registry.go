@@ -7,7 +7,9 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
+	adminpb "isthmus.dev/isthmus/api/admin"
 	"isthmus.dev/isthmus/discovery/etcd"
+	"isthmus.dev/isthmus/internal/hint"
 )
 
 // registry is etcd, embedded or outside.
@@ -31,7 +33,20 @@ func openRegistry(ctx context.Context, c Config) (*registry, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &registry{server: server, client: server.Client(), store: etcd.NewStore(server.Client())}, nil
+	return &registry{server: server, client: server.Client(), store: server.Store()}, nil
+}
+
+// checkDisk is the check of the disk that the registry is on.
+func (r *registry) checkDisk(context.Context) *adminpb.Check {
+	check := &adminpb.Check{Id: "disk", Status: "ok", Message: "the registry is outside"}
+	if r.server == nil {
+		return check
+	}
+	check.Message = "there is room for more objects"
+	if err := r.server.Space(); err != nil {
+		check.Status, check.Message, check.Hint = "fail", err.Error(), hint.Of(err)
+	}
+	return check
 }
 
 // watch ends with an error when the embedded server has given up for good: the
