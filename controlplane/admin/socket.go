@@ -59,15 +59,17 @@ func checkStale(ctx context.Context, path string) error {
 	if info.Mode().Type() != fs.ModeSocket {
 		return hint.Wrapf(fmt.Errorf("%s exists and is not a socket", path), "move %s away, or choose another folder with --run", path)
 	}
-	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	within, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
 	var dialer net.Dialer
-	conn, err := dialer.DialContext(ctx, "unix", path)
+	conn, err := dialer.DialContext(within, "unix", path)
 	if errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	if err == nil {
 		conn.Close()
+	} else if ctx.Err() != nil {
+		return fmt.Errorf("look at socket %s: %w", path, ctx.Err())
 	}
 	return hint.Wrap(hint.Code(fmt.Errorf("another process serves %s", path), "socket_in_use"),
 		"stop the other control plane, or give this one its own folder with --run")

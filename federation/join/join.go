@@ -218,6 +218,9 @@ func VerifyAuthority(t *pb.Token, chain []*x509.Certificate, now time.Time) erro
 	if err == nil {
 		err = anchor.Only(mesh.SPIFFEID{TrustDomain: td, Path: mesh.PathFederation})(p)
 	}
+	if hint.CodeOf(err) == ca.CodeClock {
+		return err
+	}
 	if err != nil {
 		return fault(CodePin, "the token is for another gateway, or this machine's clock is wrong: compare `date` on both sides", "the server is not the authority %q: %w", t.Authority, err)
 	}

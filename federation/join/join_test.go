@@ -185,6 +185,28 @@ func TestJoin(t *testing.T) {
 }
 
 // TestRefusals are the answers of the authority that must not be told apart, and how they read to a person.
+// TestClock: a joiner whose clock is wrong is told so, and the token is not used.
+func TestClock(t *testing.T) {
+	a := newAuthority(t)
+	tok := a.token("west")
+	for _, test := range []struct {
+		why  string
+		off  time.Duration
+		code string
+	}{
+		{"an hour behind: the authority's certificate is of tomorrow", -time.Hour, ca.CodeClock},
+		{"an hour ahead: the token is of yesterday", time.Hour, join.CodeExpired},
+		{"four minutes behind are forgiven", -4 * time.Minute, ""},
+	} {
+		c := a.config(tok)
+		c.Now = func() time.Time { return time.Now().Add(test.off) }
+		_, err := join.Join(t.Context(), c)
+		if hint.CodeOf(err) != test.code || (err != nil) != (test.code != "") || err != nil && !strings.Contains(hint.Of(err), "clock") && !strings.Contains(hint.Of(err), "date -u") {
+			t.Errorf("%s: error %v, hint %q; want code %q", test.why, err, hint.Of(err), test.code)
+		}
+	}
+}
+
 func TestRefusals(t *testing.T) {
 	a := newAuthority(t)
 	tests := []struct {

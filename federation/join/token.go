@@ -136,7 +136,7 @@ func CheckLocal(t *pb.Token, self mesh.ClusterName, now time.Time) error {
 			"the token is for cluster %q, this one is %q", t.Cluster, self)
 	}
 	if end := time.Unix(t.ExpiresUnix, 0); !now.Before(end) {
-		return fault(CodeExpired, "make a new one on the authority: isthmus cluster token create "+t.Cluster,
+		return fault(CodeExpired, "make a new one on the authority: isthmus cluster token create "+t.Cluster+" (if it was made just now, this machine's clock is wrong)",
 			"the token for cluster %q expired %s ago, at %s", t.Cluster, now.Sub(end).Round(time.Second), end.UTC().Format(time.RFC3339))
 	}
 	if len(t.Gateways) == 0 {

@@ -273,6 +273,7 @@ func TestWatch(t *testing.T) {
 	m, err := membership.Open(membership.Config{Dir: t.TempDir()})
 	must(t, err)
 	changes := m.Roster().Watch(t.Context())
+	<-changes // the one at the start
 	failed := make(chan error, 1)
 	go func() {
 		_, err := m.Found(membership.FoundRequest{Cluster: "east", Federation: "fed.test"})

@@ -10,8 +10,12 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/time/rate"
+
+	"isthmus.dev/isthmus/internal/hint"
 	"isthmus.dev/isthmus/mesh"
 	"isthmus.dev/isthmus/trust/anchor"
+	"isthmus.dev/isthmus/trust/ca"
 )
 
 // Config of a Server. The functions are asked at every handshake.
@@ -56,6 +60,8 @@ type Server struct {
 	tls    *tls.Config
 	sync   *handout
 	join   *handout
+	// clocks is how often wrong clocks are told of.
+	clocks rate.Sometimes
 }
 
 // errUnknown refuses a server name. Whether it is unknown, not this cluster's or not in use is not told apart.
@@ -75,7 +81,7 @@ func NewServer(c Config) (*Server, error) {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &Server{config: c, sync: newHandout("sync"), join: newHandout("join")}
+	s := &Server{config: c, clocks: rate.Sometimes{Interval: time.Minute}, sync: newHandout("sync"), join: newHandout("join")}
 	s.tls = anchor.Base()
 	s.tls.GetConfigForClient = s.choose
 	return s, nil
@@ -146,6 +152,12 @@ func (s *Server) handshake(ctx context.Context, raw net.Conn) {
 	conn := tls.Server(raw, s.tls)
 	if err := conn.HandshakeContext(ctx); err != nil {
 		s.config.Log.Debug("federation handshake refused", "err", err)
+		if hint.CodeOf(err) == ca.CodeClock {
+			// The peer is told nothing but that its certificate is bad. Strangers can come with such a certificate too.
+			s.clocks.Do(func() {
+				s.config.Log.Warn("a peer's certificate is not valid now: is a clock wrong?", "err", err, "hint", hint.Of(err))
+			})
+		}
 		raw.Close()
 		return
 	}

@@ -79,8 +79,8 @@ func Run(ctx context.Context, config Config) error {
 		return err
 	}
 	for _, dir := range []string{config.Dir, config.Run} {
-		if err := os.MkdirAll(dir, 0o700); err != nil {
-			return fmt.Errorf("make the folder %s: %w", dir, err)
+		if err := makeFolder(dir); err != nil {
+			return err
 		}
 	}
 	registry, err := openRegistry(ctx, config)
@@ -117,18 +117,26 @@ func (cp *controlPlane) run(ctx context.Context, registry *registry) error {
 	if err != nil {
 		return err
 	}
+	told := ctx
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return cp.world.Run(ctx) })
 	group.Go(func() error { return registry.watch(ctx) })
 	// What was given out before a restart comes back before anything new is.
 	if err := cp.restore(ctx); err != nil {
-		return errors.Join(err, stop(group))
+		if err = errors.Join(err, stop(group)); told.Err() != nil {
+			return nil
+		}
+		return err
 	}
 	group.Go(func() error { return cp.source().Run(ctx) })
 	group.Go(func() error { return federation.run(ctx) })
 	group.Go(func() error { return workloads.run(ctx) })
 	group.Go(func() error { return operator.run(ctx) })
-	return group.Wait()
+	err = group.Wait()
+	if told.Err() != nil && (errors.Is(err, world.ErrStopped) || errors.Is(err, context.Canceled)) {
+		return nil // a part that wanted to tell the owner something while all of them were ending
+	}
+	return err
 }
 
 // restore hands the addresses and slots of before a restart to the owner.
@@ -142,4 +150,21 @@ func (cp *controlPlane) restore(ctx context.Context) error {
 		updates = append(updates, mesh.SetSlots{Service: service, Slots: slots})
 	}
 	return cp.world.Send(ctx, updates...)
+}
+
+// makeFolder makes a folder where it is missing, and refuses one that others may write to: they could put their own
+// sockets and keys in the place of this process's.
+func makeFolder(dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("make the folder %s: %w", dir, err)
+	}
+	info, err := os.Stat(dir)
+	if err != nil {
+		return fmt.Errorf("look at the folder %s: %w", dir, err)
+	}
+	if mode := info.Mode().Perm(); mode&0o022 != 0 {
+		err := hint.Code(fmt.Errorf("the folder %s has mode %04o: others may write to it", dir, mode), "folder_open")
+		return hint.Wrapf(err, "chmod 0700 %s, after a look at what is in it; or choose a folder of this user alone", dir)
+	}
+	return nil
 }

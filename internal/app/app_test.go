@@ -5,8 +5,12 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 	"time"
+
+	"isthmus.dev/isthmus/internal/hint"
 )
 
 // TestEnds: a control plane that is told to end ends, and gives its folder to the next one.
@@ -21,7 +25,7 @@ func TestEnds(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error, 1)
 		go func() { ended <- Run(ctx, config) }()
-		answers(t, config.socket(adminSocket))
+		answers(t, config.socket(adminSocket), ended)
 		cancel()
 		select {
 		case err := <-ended:
@@ -35,7 +39,7 @@ func TestEnds(t *testing.T) {
 }
 
 // answers waits until somebody listens.
-func answers(t *testing.T, socket string) {
+func answers(t *testing.T, socket string, ended <-chan error) {
 	t.Helper()
 	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
 		conn, err := net.Dial("unix", socket)
@@ -43,8 +47,33 @@ func answers(t *testing.T, socket string) {
 			conn.Close()
 			return
 		}
+		select {
+		case err := <-ended:
+			t.Fatalf("ended before it was told to: %v", err)
+		default:
+		}
 		if time.Now().After(deadline) {
 			t.Fatalf("nobody listens: %v", err)
+		}
+	}
+}
+
+// TestFolders: a folder that others may write to is refused before anything is put there.
+func TestFolders(t *testing.T) {
+	for _, open := range []string{"data", "run"} {
+		dir := map[string]string{"data": filepath.Join(t.TempDir(), "d"), "run": filepath.Join(t.TempDir(), "r")}
+		if err := os.Mkdir(dir[open], 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chmod(dir[open], 0o777); err != nil {
+			t.Fatal(err)
+		}
+		err := Run(t.Context(), Config{Dir: dir["data"], Run: dir["run"], Log: slog.New(slog.DiscardHandler)})
+		if hint.CodeOf(err) != "folder_open" || !strings.Contains(hint.Of(err), "chmod 0700") {
+			t.Errorf("%s with mode 0777: %v", open, err)
+		}
+		if entries, err := os.ReadDir(dir[open]); err != nil || len(entries) > 0 {
+			t.Errorf("%s: left %v, %v", open, entries, err)
 		}
 	}
 }

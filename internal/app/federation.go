@@ -128,6 +128,7 @@ func (f *federation) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	defer listener.Close() // again, where what serves it was never reached
 	if err := f.publisher.Load(); err != nil {
 		return err
 	}
@@ -158,7 +159,7 @@ func (f *federation) followDocument(ctx context.Context) error {
 		if err := f.world.Send(ctx, mesh.SetTrust{Trust: f.membership.Trust()}); err != nil {
 			return ignoreEnd(ctx, err)
 		}
-		if f.membership.Trust() == nil {
+		if _, member := f.membership.Self(); !member {
 			if err := f.publisher.Forget(); err != nil {
 				f.log.Error("the own catalogue stays on disk after leaving", "err", err)
 			}

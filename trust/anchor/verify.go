@@ -92,7 +92,7 @@ func (v *Verifier) Verify(chain []*x509.Certificate, usage Usage) (Peer, error) 
 		KeyUsages:     []x509.ExtKeyUsage{x509.ExtKeyUsage(usage)},
 	})
 	if err != nil {
-		return Peer{}, fmt.Errorf("verify certificate of %s: %w", id, err)
+		return Peer{}, fmt.Errorf("verify certificate of %s: %w", id, ca.ExplainClock(err, v.now()))
 	}
 	return Peer{ID: id, Certificate: leaf}, nil
 }

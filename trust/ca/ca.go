@@ -246,8 +246,7 @@ func CheckIntermediate(cert, root *x509.Certificate, td mesh.TrustDomain, key cr
 		return fmt.Errorf("intermediate of %s: %w", td, err)
 	}
 	if now.Before(cert.NotBefore) || now.After(cert.NotAfter) {
-		return fmt.Errorf("intermediate of %s: it is valid from %s to %s, now it is %s",
-			td, cert.NotBefore.Format(time.RFC3339), cert.NotAfter.Format(time.RFC3339), now.UTC().Format(time.RFC3339))
+		return fmt.Errorf("intermediate of %s: %w", td, ExplainClock(x509.CertificateInvalidError{Cert: cert, Reason: x509.Expired}, now))
 	}
 	return nil
 }

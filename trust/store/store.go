@@ -110,6 +110,9 @@ func (d *Dir) Write(name string, data []byte) (err error) {
 	defer func() {
 		if err != nil {
 			err = fmt.Errorf("write %s: %w", d.Path(name), err)
+			if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+				err = hint.Wrapf(hint.Code(err, "disk_full"), "free some space on the disk of %s, then try again", d.path)
+			}
 		}
 	}()
 	f, err := os.CreateTemp(d.path, tempPrefix) // 0600, a new file
