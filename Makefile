@@ -102,3 +102,5 @@ lint: ## formatting and staticcheck
 .PHONY: clean
 clean: ## remove what was built and fetched
 	rm -rf bin .tools .cache
+
+include hack/kube/kube.mk

@@ -33,7 +33,7 @@ func TestWebhooks(t *testing.T) {
 		}
 		return string(quoted)
 	}
-	c.apply(t, ns, strings.NewReplacer("CERT_PEM", text(pair.Cert), "KEY_PEM", text(pair.Key)).Replace(`
+	c.apply(t, ns, `
 apiVersion: v1
 kind: Pod
 metadata: {name: hook, namespace: NS, labels: {app: hook}}
@@ -49,10 +49,10 @@ apiVersion: v1
 kind: Service
 metadata: {name: hook, namespace: NS}
 spec: {selector: {app: hook}, ports: [{port: 443, targetPort: 8443}]}
-`))
+`, "CERT_PEM", text(pair.Cert), "KEY_PEM", text(pair.Key))
 	c.ready(t, ns, "hook")
 	for kind, path := range map[string]string{"Validating": "/validate", "Mutating": "/mutate"} {
-		c.apply(t, ns, strings.NewReplacer("KIND", kind, "PATH", path, "BUNDLE", base64.StdEncoding.EncodeToString(ca.Cert)).Replace(`
+		c.apply(t, ns, `
 apiVersion: admissionregistration.k8s.io/v1
 kind: KINDWebhookConfiguration
 metadata: {name: NS}
@@ -63,7 +63,7 @@ webhooks:
   namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: NS}}
   sideEffects: None
   admissionReviewVersions: [v1]
-`))
+`, "KIND", kind, "PATH", path, "BUNDLE", base64.StdEncoding.EncodeToString(ca.Cert))
 	}
 	maps := c.typed.CoreV1().ConfigMaps(ns)
 	eventually(t, "the mutating webhook", func() error {

@@ -166,10 +166,12 @@ func (c *cluster) namespace(t *testing.T) string {
 	return n.Name
 }
 
-// apply applies YAML documents server side; NS and CLUSTER in the text stand for the namespace and the cluster.
-func (c *cluster) apply(t *testing.T, ns, text string) {
+// apply applies YAML documents server side; NS and CLUSTERNAME in the text stand for the namespace and the cluster, and
+// values are further pairs of placeholder and text.
+func (c *cluster) apply(t *testing.T, ns, text string, values ...string) {
 	t.Helper()
-	text = strings.NewReplacer("NS", ns, "CLUSTERNAME", c.Name).Replace(text)
+	// In one pass: a value, such as a certificate in base64, may contain another one's placeholder.
+	text = strings.NewReplacer(append([]string{"NS", ns, "CLUSTERNAME", c.Name}, values...)...).Replace(text)
 	decoder := yaml.NewYAMLOrJSONDecoder(strings.NewReader(text), 4096)
 	for {
 		object := &unstructured.Unstructured{}
