@@ -37,8 +37,9 @@ const envoyAbsence = 10 * time.Second
 // clusters when they have warmed, and warming may need what the control plane sends next.
 const verdictWait = 3 * time.Second
 
-// writeDelay is the longest time between a change and its write to disk.
-const writeDelay = time.Second
+// writeDelay is the longest time between a change and its write to disk: what a proxy forgets that is killed together
+// with its control plane. Shorter means more writes while endpoints come and go.
+const writeDelay = 200 * time.Millisecond
 
 // hub owns the configuration: it takes it from the control plane, publishes it for Envoy, and acknowledges to the control
 // plane what Envoy has acknowledged, so that make-before-break holds from end to end.
