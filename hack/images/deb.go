@@ -22,15 +22,8 @@ func (t *Tree) AddPackages(dir string, packages ...string) error {
 			missing = append(missing, name)
 		}
 	}
-	if len(missing) > 0 {
-		if err := os.MkdirAll(dir, 0o755); err != nil {
-			return err
-		}
-		command := exec.Command("apt-get", append([]string{"download", "-q"}, missing...)...)
-		command.Dir = dir
-		if out, err := command.CombinedOutput(); err != nil {
-			return fmt.Errorf("apt-get download (run apt-get update first): %w: %s", err, bytes.TrimSpace(out))
-		}
+	if err := download(dir, missing); err != nil {
+		return err
 	}
 	for _, name := range packages {
 		file, err := downloaded(dir, name)
@@ -39,6 +32,36 @@ func (t *Tree) AddPackages(dir string, packages ...string) error {
 		}
 		if err := t.addPackage(file); err != nil {
 			return fmt.Errorf("unpack package %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// download fetches packages into dir. A file appears there when it is whole: a half one would be taken for good later.
+func download(dir string, packages []string) error {
+	if len(packages) == 0 {
+		return nil
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	partial, err := os.MkdirTemp(dir, ".partial-*")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(partial)
+	command := exec.Command("apt-get", append([]string{"download", "-q"}, packages...)...)
+	command.Dir = partial
+	if out, err := command.CombinedOutput(); err != nil {
+		return fmt.Errorf("apt-get download (run apt-get update first): %w: %s", err, bytes.TrimSpace(out))
+	}
+	files, err := filepath.Glob(filepath.Join(partial, "*.deb"))
+	if err != nil {
+		return err
+	}
+	for _, file := range files {
+		if err := os.Rename(file, filepath.Join(dir, filepath.Base(file))); err != nil {
+			return err
 		}
 	}
 	return nil

@@ -17,6 +17,7 @@ var recipes = map[string]func(source, work string) (Image, error){
 	// Not for people: the admission webhook of the checks in hack/kube.
 	"webhook": func(source, work string) (Image, error) { return program(source, work, "webhook") },
 	"tools":   tools,
+	"proxy":   proxy,
 }
 
 // Recipes lists the names that Make takes.
@@ -87,16 +88,8 @@ var packages = []string{
 
 // tools is a small system for looking around from inside a cluster.
 func tools(_, work string) (Image, error) {
-	files := NewTree()
-	for _, dir := range []string{"bin", "sbin", "lib", "lib64"} {
-		if err := files.AddDir("usr/"+dir, 0o755); err != nil {
-			return Image{}, err
-		}
-		if err := files.AddLink(dir, "usr/"+dir); err != nil {
-			return Image{}, err
-		}
-	}
-	if err := files.AddPackages(filepath.Join(work, "packages"), packages...); err != nil {
+	files, err := system(work, packages...)
+	if err != nil {
 		return Image{}, err
 	}
 	for name, target := range map[string]string{"usr/bin/sh": "dash", "usr/bin/awk": "mawk", "usr/bin/nc": "nc.openbsd"} {
@@ -104,16 +97,58 @@ func tools(_, work string) (Image, error) {
 			return Image{}, err
 		}
 	}
+	return Image{Cmd: []string{"/bin/sh"}, Env: searchPath, Files: files}, nil
+}
+
+// proxy is the product's agent with its Envoy, built as the product itself is built.
+func proxy(source, work string) (Image, error) {
+	root := filepath.Join(source, "..", "..")
+	if out, err := exec.Command("make", "-C", root, "build").CombinedOutput(); err != nil {
+		return Image{}, fmt.Errorf("make build: %w: %s", err, out)
+	}
+	envoy := os.Getenv("ISTHMUS_ENVOY")
+	if envoy == "" {
+		envoy = filepath.Join(root, ".tools", "envoy")
+	}
+	files, err := system(work, "libc6") // all that Envoy loads
+	if err != nil {
+		return Image{}, err
+	}
+	for name, program := range map[string]string{"usr/bin/isthmus-proxy": filepath.Join(root, "bin", "isthmus-proxy"), "usr/bin/envoy": envoy} {
+		if err := files.AddFile(name, program, 0o755); err != nil {
+			return Image{}, err
+		}
+	}
+	return Image{Entrypoint: []string{"/usr/bin/isthmus-proxy"}, Env: append([]string{"ISTHMUS_ENVOY=/usr/bin/envoy"}, searchPath...), Files: files}, nil
+}
+
+// searchPath is the environment of an image with a system.
+var searchPath = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}
+
+// system is a file system laid out as Debian's, with the given packages, root and nobody.
+func system(work string, packages ...string) (*Tree, error) {
+	files := NewTree()
+	for _, dir := range []string{"bin", "sbin", "lib", "lib64"} {
+		if err := files.AddDir("usr/"+dir, 0o755); err != nil {
+			return nil, err
+		}
+		if err := files.AddLink(dir, "usr/"+dir); err != nil {
+			return nil, err
+		}
+	}
+	if err := files.AddPackages(filepath.Join(work, "packages"), packages...); err != nil {
+		return nil, err
+	}
 	for name, text := range map[string]string{"etc/passwd": "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/sh\n",
 		"etc/group": "root:x:0:\nnogroup:x:65534:\n", "etc/nsswitch.conf": "hosts: files dns\n"} {
 		if err := files.AddText(name, []byte(text), 0o644); err != nil {
-			return Image{}, err
+			return nil, err
 		}
 	}
 	for _, dir := range []string{"tmp", "var/tmp"} {
 		if err := files.AddDir(dir, os.ModeSticky|0o777); err != nil {
-			return Image{}, err
+			return nil, err
 		}
 	}
-	return Image{Cmd: []string{"/bin/sh"}, Env: []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}, Files: files}, nil
+	return files, nil
 }

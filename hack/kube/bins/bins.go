@@ -3,6 +3,7 @@
 package bins
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -124,13 +125,16 @@ func (b Builder) Build(ctx context.Context) (string, error) {
 func (b Builder) build(ctx context.Context, dir string) error {
 	for _, s := range steps() {
 		b.Say("building %s", s.what)
+		watch := newProgress(s.what, b.Say)
 		out := filepath.Join(dir, s.out)
 		if s.out == "" || s.out == "cni" {
 			out += string(filepath.Separator) // a folder: one program a package
 		}
-		args := slices.Concat([]string{"build"}, goFlags, []string{"-ldflags", s.ldflags, "-o", out}, s.packages)
-		if _, err := b.golang(ctx, s.module, args...); err != nil {
-			return fmt.Errorf("build %s: %w", s.what, err)
+		args := slices.Concat([]string{"build", "-v"}, goFlags, []string{"-ldflags", s.ldflags, "-o", out}, s.packages)
+		command := b.golang(ctx, s.module, args...)
+		command.Stderr = watch
+		if err := command.Run(); err != nil {
+			return fmt.Errorf("build %s: %w: %s", s.what, err, watch.problem())
 		}
 	}
 	if err := b.definitions(ctx, filepath.Join(dir, "crds")); err != nil {
@@ -161,11 +165,14 @@ func (b Builder) build(ctx context.Context, dir string) error {
 
 // definitions copies the MCS API's resource definitions of the version that CoreDNS was built with.
 func (b Builder) definitions(ctx context.Context, dir string) error {
-	out, err := b.golang(ctx, "coredns", "list", "-m", "-f", "{{.Dir}}", "sigs.k8s.io/mcs-api")
+	out, err := b.golang(ctx, "coredns", "list", "-m", "-f", "{{.Dir}}", "sigs.k8s.io/mcs-api").Output()
+	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) {
+		err = fmt.Errorf("%w: %s", err, exit.Stderr)
+	}
 	if err != nil {
 		return fmt.Errorf("find the MCS API: %w", err)
 	}
-	files, err := filepath.Glob(filepath.Join(strings.TrimSpace(out), "config", "crd", "*.yaml"))
+	files, err := filepath.Glob(filepath.Join(string(bytes.TrimSpace(out)), "config", "crd", "*.yaml"))
 	if err != nil || len(files) == 0 {
 		return fmt.Errorf("the MCS API in %s has no resource definitions: %w", out, err)
 	}
@@ -184,16 +191,12 @@ func (b Builder) definitions(ctx context.Context, dir string) error {
 	return nil
 }
 
-// golang runs the Go command in a module and returns what it printed.
-func (b Builder) golang(ctx context.Context, module string, args ...string) (string, error) {
+// golang is a call of the Go command in a module.
+func (b Builder) golang(ctx context.Context, module string, args ...string) *exec.Cmd {
 	command := exec.CommandContext(ctx, "go", args...)
 	command.Dir = filepath.Join(b.Source, module)
 	command.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=", "GOWORK=off")
-	out, err := command.Output()
-	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) {
-		return "", fmt.Errorf("go %s: %w: %s", args[0], err, exit.Stderr)
-	}
-	return string(out), err
+	return command
 }
 
 // key hashes what decides the result.

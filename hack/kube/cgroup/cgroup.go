@@ -69,11 +69,6 @@ func Open(name string) (*Tree, error) {
 	return &Tree{name: name, mounts: mounts}, nil
 }
 
-// Unified reports whether the controllers are in version 2.
-func (t *Tree) Unified() bool {
-	return !slices.ContainsFunc(t.mounts, func(m Mount) bool { return !m.Unified })
-}
-
 // Path is the cgroup's name below each hierarchy's root, as the kubelet's cgroupRoot wants it.
 func (t *Tree) Path(sub string) string { return "/" + filepath.Join(t.name, sub) }
 

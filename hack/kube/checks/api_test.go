@@ -2,7 +2,6 @@ package checks
 
 import (
 	"encoding/base64"
-	"encoding/json"
 	"fmt"
 	"strings"
 	"testing"
@@ -26,13 +25,6 @@ func TestWebhooks(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	text := func(pem []byte) string { // a JSON string is a YAML string
-		quoted, err := json.Marshal(string(pem))
-		if err != nil {
-			t.Fatal(err)
-		}
-		return string(quoted)
-	}
 	c.apply(t, ns, `
 apiVersion: v1
 kind: Pod
@@ -49,7 +41,7 @@ apiVersion: v1
 kind: Service
 metadata: {name: hook, namespace: NS}
 spec: {selector: {app: hook}, ports: [{port: 443, targetPort: 8443}]}
-`, "CERT_PEM", text(pair.Cert), "KEY_PEM", text(pair.Key))
+`, "CERT_PEM", quote(t, string(pair.Cert)), "KEY_PEM", quote(t, string(pair.Key)))
 	c.ready(t, ns, "hook")
 	for kind, path := range map[string]string{"Validating": "/validate", "Mutating": "/mutate"} {
 		c.apply(t, ns, `

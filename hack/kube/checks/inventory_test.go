@@ -132,9 +132,9 @@ func latest() int {
 	return newest
 }
 
-// compare fails for whatever is there now and was not before, and for processes in namespaces of the lab. A process
+// compare fails for whatever is there now and was not before, and for processes in namespaces of the lab name. A process
 // that began after last cannot be the lab's: the kernel gives a namespace's number to the next one when it is free.
-func compare(before map[string][]string, owned map[string]bool, last int) error {
+func compare(name string, before map[string][]string, owned map[string]bool, last int) error {
 	after, err := inventory()
 	if err != nil {
 		return err
@@ -162,12 +162,12 @@ func compare(before map[string][]string, owned map[string]bool, last int) error 
 		}
 		for _, ns := range namespacesOf(pid) {
 			if owned[ns] {
-				name, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid)) // for the message alone
-				left = append(left, fmt.Errorf("down left process %d in %s of the lab: %q", pid, ns, name))
+				command, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid)) // for the message alone
+				left = append(left, fmt.Errorf("down left process %d in %s of the lab: %q", pid, ns, command))
 			}
 		}
 	}
-	l, err := lab.Open(labName)
+	l, err := lab.Open(name)
 	if err != nil {
 		return err
 	}

@@ -29,7 +29,6 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/client-go/tools/remotecommand"
 
-	"isthmus.dev/isthmus/hack/images"
 	"isthmus.dev/isthmus/hack/kube/bins"
 	"isthmus.dev/isthmus/hack/kube/keeper"
 )
@@ -80,7 +79,7 @@ func run(m *testing.M) (code int, err error) {
 	defer func() {
 		last := latest()
 		if err = errors.Join(err, down(labName)); err == nil {
-			err = compare(before, owned, last)
+			err = compare(labName, before, owned, last)
 		}
 	}()
 	for _, c := range s.Clusters {
@@ -127,21 +126,18 @@ func down(name string) error {
 	return err
 }
 
-// loadImages makes the images of the tests, once in the life of the cache, and gives them to every cluster.
+// loadImages makes the images of the tests, as a person would, and gives them to every cluster.
 func loadImages() error {
 	cache, err := bins.CacheDir()
 	if err != nil {
 		return err
 	}
 	work := filepath.Join(cache, "images")
-	for _, name := range []string{"echo", "tools", "webhook"} {
-		image, err := images.Make(name, filepath.Join("..", "..", "images"), work)
-		if err != nil {
-			return err
-		}
+	for _, name := range []string{"echo", "tools", "webhook", "proxy"} {
 		file := filepath.Join(work, name+".tar")
-		if err := image.WriteFile(file); err != nil {
-			return err
+		command := exec.Command("go", "run", "-C", filepath.Join("..", "..", "images"), "./cmd/images", "make", name, "-o", file, "--work", work)
+		if out, err := command.CombinedOutput(); err != nil {
+			return fmt.Errorf("make the image %s: %w: %s", name, err, out)
 		}
 		for _, c := range clusters {
 			if _, err := kubelab("load-image", "--name", labName, c.Name, file); err != nil {
@@ -190,6 +186,16 @@ func (c *cluster) apply(t *testing.T, ns, text string, values ...string) {
 			return err
 		})
 	}
+}
+
+// quote makes a text a value for apply: a JSON string is a YAML string.
+func quote(t *testing.T, text string) string {
+	t.Helper()
+	quoted, err := json.Marshal(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(quoted)
 }
 
 // eventually tries until try returns nil.
@@ -241,11 +247,12 @@ func websocket(config *rest.Config, _ string, request *rest.Request) (remotecomm
 	return remotecommand.NewWebSocketExecutor(config, "GET", request.URL().String())
 }
 
-// exec runs a command in a pod's first container.
+// exec runs a command in a pod, or in one of several containers: POD/CONTAINER.
 func (c *cluster) exec(t *testing.T, how transport, ns, pod, input string, args ...string) (string, error) {
 	t.Helper()
-	request := c.typed.CoreV1().RESTClient().Post().Resource("pods").Namespace(ns).Name(pod).SubResource("exec").
-		VersionedParams(&core.PodExecOptions{Command: args, Stdin: input != "", Stdout: true, Stderr: true}, scheme.ParameterCodec)
+	name, container, _ := strings.Cut(pod, "/")
+	request := c.typed.CoreV1().RESTClient().Post().Resource("pods").Namespace(ns).Name(name).SubResource("exec").
+		VersionedParams(&core.PodExecOptions{Container: container, Command: args, Stdin: input != "", Stdout: true, Stderr: true}, scheme.ParameterCodec)
 	executor, err := how(c.config, "POST", request)
 	if err != nil {
 		return "", err

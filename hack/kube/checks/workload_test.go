@@ -1,13 +1,21 @@
 package checks
 
 import (
+	"bufio"
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/protobuf/types/known/structpb"
 	core "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/portforward"
@@ -150,36 +158,91 @@ func TestExecLogsPortForward(t *testing.T) {
 	if err != nil || !strings.Contains(string(text), "echo serves") {
 		t.Errorf("logs of %s = %q, %v", pod, text, err)
 	}
+	ports := c.forward(t, ns, pod, 8080, 9090, 7000)
+	for protocol, ask := range map[string]func(address string) (string, error){"http": askHTTP, "grpc": askGRPC, "tcp": askTCP} {
+		address := fmt.Sprintf("127.0.0.1:%d", ports[map[string]int{"http": 8080, "grpc": 9090, "tcp": 7000}[protocol]])
+		text, err := ask(address)
+		var a struct{ Cluster, Node, Pod, Protocol string }
+		if err = errors.Join(err, json.Unmarshal([]byte(text), &a)); err != nil {
+			t.Errorf("%s through port-forward: %q, %v", protocol, text, err)
+		} else if a.Cluster != c.Name || a.Node != pods.Items[0].Spec.NodeName || a.Pod != pod || a.Protocol != protocol {
+			t.Errorf("%s through port-forward to %s was answered by %+v", protocol, pod, a)
+		}
+	}
+}
+
+// forward forwards a port of this machine to each of a pod's, until the test ends.
+func (c *cluster) forward(t *testing.T, ns, pod string, remote ...int) map[int]int {
+	t.Helper()
 	round, upgrader, err := spdy.RoundTripperFor(c.config)
 	if err != nil {
 		t.Fatal(err)
 	}
 	url := c.typed.CoreV1().RESTClient().Post().Resource("pods").Namespace(ns).Name(pod).SubResource("portforward").URL()
-	stop, ready := make(chan struct{}), make(chan struct{})
-	defer close(stop)
-	forwarder, err := portforward.New(spdy.NewDialer(upgrader, &http.Client{Transport: round}, "POST", url), []string{"0:8080"}, stop, ready, io.Discard, io.Discard)
+	var pairs []string
+	for _, port := range remote {
+		pairs = append(pairs, fmt.Sprintf("0:%d", port))
+	}
+	stop, ready, failed := make(chan struct{}), make(chan struct{}), make(chan error, 1)
+	forwarder, err := portforward.New(spdy.NewDialer(upgrader, &http.Client{Transport: round}, "POST", url), pairs, stop, ready, io.Discard, io.Discard)
 	if err != nil {
 		t.Fatal(err)
 	}
-	failed := make(chan error, 1)
+	t.Cleanup(func() { close(stop) })
 	go func() { failed <- forwarder.ForwardPorts() }()
 	select {
 	case <-ready:
 	case err := <-failed:
 		t.Fatal(err)
 	}
-	ports, err := forwarder.GetPorts()
+	forwarded, err := forwarder.GetPorts()
 	if err != nil {
 		t.Fatal(err)
 	}
-	response, err := http.Get(fmt.Sprintf("http://127.0.0.1:%d/", ports[0].Local))
+	local := map[int]int{}
+	for _, p := range forwarded {
+		local[int(p.Remote)] = int(p.Local)
+	}
+	return local
+}
+
+func askHTTP(address string) (string, error) {
+	response, err := http.Get("http://" + address + "/")
 	if err != nil {
-		t.Fatal(err)
+		return "", err
 	}
 	defer response.Body.Close()
-	if body, err := io.ReadAll(response.Body); err != nil || !strings.Contains(string(body), pod) {
-		t.Errorf("port-forward answered %q, %v", body, err)
+	text, err := io.ReadAll(response.Body)
+	return string(text), err
+}
+
+func askGRPC(address string) (string, error) {
+	conn, err := grpc.NewClient(address, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		return "", err
 	}
+	defer conn.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	reply := &structpb.Struct{}
+	if err := conn.Invoke(ctx, "/isthmus.echo.v1.Echo/Call", &structpb.Struct{}, reply); err != nil {
+		return "", err
+	}
+	text, err := reply.MarshalJSON()
+	return string(text), err
+}
+
+// askTCP reads the line that the server says first.
+func askTCP(address string) (string, error) {
+	conn, err := net.DialTimeout("tcp", address, 10*time.Second)
+	if err != nil {
+		return "", err
+	}
+	defer conn.Close()
+	if err := conn.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		return "", err
+	}
+	return bufio.NewReader(conn).ReadString('\n')
 }
 
 func TestProbes(t *testing.T) {

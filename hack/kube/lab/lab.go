@@ -32,28 +32,28 @@ import (
 // ErrDown says that a lab does not run.
 var ErrDown = errors.New("not up")
 
+// NotUp is ErrDown with the lab's name and what to do.
+func (l *Lab) NotUp() error {
+	return &Problem{fmt.Errorf("lab %s: %w", l.Name, ErrDown), "start it: kubelab up --name " + l.Name}
+}
+
 // Lab is a lab on this machine, running or not.
 type Lab struct {
 	Name string
 	Dir  string // everything of the lab on disk
 }
 
-// Open names a lab; it may not exist. Its folder is below ISTHMUS_KUBE_DIR, else in the user's state folder.
+// stateDir is the folder of all labs: they are root's. ISTHMUS_KUBE_DIR names another.
+const stateDir = "/var/lib/isthmus/kube"
+
+// Open names a lab; it may not exist.
 func Open(name string) (*Lab, error) {
 	if err := (plan.Options{Name: name, Clusters: 1, Nodes: 1}).Validate(); err != nil {
 		return nil, err
 	}
-	base := os.Getenv("ISTHMUS_KUBE_DIR")
-	if base == "" {
-		state := os.Getenv("XDG_STATE_HOME")
-		if state == "" {
-			home, err := os.UserHomeDir()
-			if err != nil {
-				return nil, fmt.Errorf("find the state folder (ISTHMUS_KUBE_DIR names another): %w", err)
-			}
-			state = filepath.Join(home, ".local", "state")
-		}
-		base = filepath.Join(state, "isthmus", "kube")
+	base := stateDir
+	if dir := os.Getenv("ISTHMUS_KUBE_DIR"); dir != "" {
+		base = dir
 	}
 	base, err := filepath.Abs(base)
 	if err != nil {
@@ -187,7 +187,10 @@ func (l *Lab) Down() error {
 	if err := os.RemoveAll(l.Dir); err != nil {
 		return fmt.Errorf("remove the lab's folder: %w", err)
 	}
-	os.Remove(filepath.Dir(l.Dir)) // the last lab takes the folder of labs along; it stays while there are others
+	// The last lab takes the folder of labs along, and the one above it when nothing else is there.
+	if base := filepath.Dir(l.Dir); os.Remove(base) == nil && base == stateDir {
+		os.Remove(filepath.Dir(base))
+	}
 	return nil
 }
 
@@ -277,10 +280,15 @@ var errLocked = errors.New("in use by another kubelab")
 // open here or in the keeper.
 func (l *Lab) lock(wait time.Duration) (*os.File, error) {
 	for deadline := time.Now().Add(wait); ; time.Sleep(50 * time.Millisecond) {
-		if err := os.MkdirAll(l.Dir, 0o755); err != nil {
-			return nil, err
+		// A `down` may take this folder, or that of all labs, away in between.
+		err := os.MkdirAll(l.Dir, 0o755)
+		var file *os.File
+		if err == nil {
+			file, err = os.OpenFile(l.path(keeper.LockFile), os.O_CREATE|os.O_RDWR, 0o644)
 		}
-		file, err := os.OpenFile(l.path(keeper.LockFile), os.O_CREATE|os.O_RDWR, 0o644)
+		if errors.Is(err, fs.ErrNotExist) && time.Now().Before(deadline.Add(time.Second)) {
+			continue
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -308,7 +316,7 @@ func (l *Lab) keeper() (identity, error) {
 	var id identity
 	text, err := os.ReadFile(l.path(identityFile))
 	if errors.Is(err, fs.ErrNotExist) {
-		return id, fmt.Errorf("lab %s: %w", l.Name, ErrDown)
+		return id, l.NotUp()
 	}
 	if err != nil {
 		return id, err
@@ -317,7 +325,7 @@ func (l *Lab) keeper() (identity, error) {
 		return id, fmt.Errorf("read %s: %w", identityFile, err)
 	}
 	if now, err := identify(id.PID); err != nil || now != id {
-		return id, fmt.Errorf("lab %s: %w", l.Name, ErrDown)
+		return id, l.NotUp()
 	}
 	return id, nil
 }

@@ -67,15 +67,24 @@ type Node struct {
 
 var labName = regexp.MustCompile(`^[a-z]([a-z0-9-]{0,18}[a-z0-9])?$`)
 
-// Validate names the first field that is out of range.
+// OptionError says which option is out of range, its value and what is wanted.
+type OptionError struct{ text string }
+
+func (e *OptionError) Error() string { return e.text }
+
+func optionError(format string, args ...any) error {
+	return &OptionError{fmt.Sprintf(format, args...)}
+}
+
+// Validate returns an OptionError for the first option that is out of range.
 func (o Options) Validate() error {
 	switch {
 	case !labName.MatchString(o.Name):
-		return fmt.Errorf("lab name %q: want a lower-case letter, then at most 19 letters, digits or '-', not ending in '-'", o.Name)
+		return optionError("lab name %q: want a lower-case letter, then at most 19 letters, digits or '-', not ending in '-'", o.Name)
 	case o.Clusters < 1 || o.Clusters > MaxClusters:
-		return fmt.Errorf("clusters %d: want 1 to %d", o.Clusters, MaxClusters)
+		return optionError("clusters %d: want 1 to %d", o.Clusters, MaxClusters)
 	case o.Nodes < 1 || o.Nodes > MaxNodes:
-		return fmt.Errorf("nodes %d: want 1 to %d", o.Nodes, MaxNodes)
+		return optionError("nodes %d: want 1 to %d", o.Nodes, MaxNodes)
 	}
 	return nil
 }

@@ -3,7 +3,6 @@ package process
 import (
 	"log/slog"
 	"sync"
-	"syscall"
 	"time"
 )
 
@@ -84,12 +83,9 @@ func (d *Daemon) Stop() {
 	d.mu.Lock()
 	d.wanted = false
 	running := d.running
-	if running != nil {
-		syscall.Kill(running.PID, syscall.SIGKILL)
-	}
 	d.mu.Unlock()
 	if running != nil {
-		<-running.Done()
+		d.reaper.kill(running)
 	}
 }
 

@@ -138,6 +138,17 @@ func (r *Reaper) Start(s Spec) (*Running, error) {
 	return child, nil
 }
 
+// kill ends the program and waits for its end. Once a program is reaped its number may be another's, so it is looked up
+// under the lock that reaping takes.
+func (r *Reaper) kill(child *Running) {
+	r.mu.Lock()
+	if r.children[child.PID] == child {
+		syscall.Kill(child.PID, syscall.SIGKILL)
+	}
+	r.mu.Unlock()
+	<-child.Done()
+}
+
 // Do starts the program and waits for its end. The error carries the last lines of its log.
 func (r *Reaper) Do(ctx context.Context, s Spec) error {
 	child, err := r.Start(s)
@@ -146,8 +157,7 @@ func (r *Reaper) Do(ctx context.Context, s Spec) error {
 	}
 	select {
 	case <-ctx.Done():
-		syscall.Kill(child.PID, syscall.SIGKILL)
-		<-child.Done()
+		r.kill(child)
 		return fmt.Errorf("%s: %w", s.Name, ctx.Err())
 	case <-child.Done():
 	}

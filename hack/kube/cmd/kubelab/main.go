@@ -43,10 +43,9 @@ func main() {
 		fmt.Fprintf(os.Stderr, "kubelab: hint: %s\n", problem.Fix)
 	}
 	switch {
-	case errors.As(err, new(usageError)):
+	case errors.As(err, new(usageError)), errors.As(err, new(*plan.OptionError)):
 		os.Exit(exitUsage)
 	case errors.Is(err, lab.ErrDown):
-		fmt.Fprintln(os.Stderr, "kubelab: hint: start it: kubelab up")
 		os.Exit(exitUnreachable)
 	case errors.Is(err, context.Canceled):
 		os.Exit(130)
@@ -135,7 +134,7 @@ func (c *command) up() *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			options.Name = c.name
 			if err := options.Validate(); err != nil {
-				return usageError{err}
+				return err
 			}
 			l, err := c.lab()
 			if err != nil {
@@ -224,7 +223,7 @@ func (c *command) cluster(ctx context.Context, name string) (*lab.Lab, keeper.Cl
 		return nil, keeper.ClusterStatus{}, err
 	}
 	if len(s.Clusters) == 0 {
-		return nil, keeper.ClusterStatus{}, fmt.Errorf("lab %s: %w", l.Name, lab.ErrDown)
+		return nil, keeper.ClusterStatus{}, l.NotUp()
 	}
 	i := slices.IndexFunc(s.Clusters, func(s keeper.ClusterStatus) bool { return s.Name == name })
 	if i < 0 {
