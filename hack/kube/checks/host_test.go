@@ -1,6 +1,7 @@
 package checks
 
 import (
+	"bufio"
 	"bytes"
 	"errors"
 	"os"
@@ -44,6 +45,45 @@ func TestThreeClustersTwice(t *testing.T) {
 		}
 		if err := compare(name, before, owned, last); err != nil {
 			t.Fatalf("round %d: %v", round+1, err)
+		}
+	}
+}
+
+// An `up` that is interrupted takes everything back; one that is killed leaves a lab that `down` finds.
+func TestUpInterrupted(t *testing.T) {
+	const name = "checks-cut"
+	for signal, code := range map[syscall.Signal]int{syscall.SIGINT: 130, syscall.SIGKILL: -1} {
+		before, err := inventory()
+		if err != nil {
+			t.Fatal(err)
+		}
+		command := exec.Command(os.Getenv("KUBELAB"), "up", "--name", name, "--clusters", "1", "--source", "..")
+		progress, err := command.StderrPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := command.Start(); err != nil {
+			t.Fatal(err)
+		}
+		lines := bufio.NewScanner(progress)
+		for lines.Scan() && !strings.Contains(lines.Text(), "API server is ready") {
+		}
+		last := latest()
+		if err := command.Process.Signal(signal); err != nil {
+			t.Fatal(err)
+		}
+		for lines.Scan() {
+		}
+		command.Wait() // the exit code is what counts
+		if got := command.ProcessState.ExitCode(); got != code {
+			t.Errorf("up ended by %v: exit code %d, want %d", signal, got, code)
+		}
+		out, err := kubelab("status", "--name", name, "-o", "json")
+		if down := strings.Contains(out, `"clusters":[]`); err != nil || down != (signal == syscall.SIGINT) {
+			t.Errorf("status after an up that was ended by %v: %s, %v", signal, out, err)
+		}
+		if err := errors.Join(down(name), compare(name, before, nil, last)); err != nil {
+			t.Errorf("after an up that was ended by %v: %v", signal, err)
 		}
 	}
 }

@@ -34,13 +34,13 @@ type cluster struct {
 	etcd    *process.Daemon
 	api     *process.Daemon
 	others  []*process.Daemon // controller manager and scheduler
-	nodes   []*machine
 	config  *rest.Config
 	typed   kubernetes.Interface
 	dynamic dynamic.Interface
 
 	mu    sync.Mutex
-	ready bool // guarded by mu
+	nodes []*machine // guarded by mu until it is set, which is once, in wire
+	ready bool       // guarded by mu
 }
 
 // machine is one node of a cluster.
@@ -119,23 +119,24 @@ func (c *cluster) wire() (err error) {
 	if err := c.ns.AddBridge(bridge, plan.MTU, withBits(c.plan.LANAddr, c.plan.LAN)); err != nil {
 		return err
 	}
+	var nodes []*machine
 	for i := range c.plan.Nodes {
 		m, err := c.machine(&c.plan.Nodes[i])
 		if err != nil {
 			return fmt.Errorf("node %s: %w", c.plan.Nodes[i].Name, err)
 		}
-		c.nodes = append(c.nodes, m)
+		nodes = append(nodes, m)
 		// The API server calls webhooks and forwards ports at pods' own addresses.
 		if err := c.ns.Route(m.plan.Pods, m.plan.LANAddr); err != nil {
 			return err
 		}
 	}
-	for _, m := range c.nodes {
+	for _, m := range nodes {
 		// A node's own programs call Services too. The kernel wants a route before it translates the address.
 		if err := m.ns.Route(c.plan.Services, c.plan.LANAddr); err != nil {
 			return err
 		}
-		for _, other := range c.nodes {
+		for _, other := range nodes {
 			if m == other {
 				continue
 			}
@@ -144,6 +145,9 @@ func (c *cluster) wire() (err error) {
 			}
 		}
 	}
+	c.mu.Lock()
+	c.nodes = nodes
+	c.mu.Unlock()
 	return nil
 }
 
@@ -168,7 +172,7 @@ func (c *cluster) machine(p *plan.Node) (*machine, error) {
 		Name: p.Name, State: m.dir, Bin: k.config.Bin, Images: []string{"pause.tar", "coredns.tar"},
 		Cgroup: "/" + k.config.Cgroup, Address: p.LANAddr, Pods: p.Pods, ClusterPods: c.plan.Pods, DNS: c.plan.DNS,
 		API:          netip.AddrPortFrom(c.plan.LANAddr, plan.APIPort).String(),
-		LowersScores: k.config.LowersScores, Snapshotter: k.config.Snapshotter,
+		LowersScores: k.config.LowersScores, Snapshotter: k.config.Snapshotter, Patience: k.config.Patience,
 	}); err != nil {
 		return nil, err
 	}

@@ -83,10 +83,13 @@ func (k *Keeper) find(target string) (*cluster, []*machine, error) {
 		if c.plan != p {
 			continue
 		}
-		if n == nil {
-			return c, c.nodes, nil
+		c.mu.Lock()
+		nodes := c.nodes
+		c.mu.Unlock()
+		if n == nil && len(nodes) > 0 {
+			return c, nodes, nil
 		}
-		for _, m := range c.nodes {
+		for _, m := range nodes {
 			if m.plan == n {
 				return c, []*machine{m}, nil
 			}

@@ -30,6 +30,8 @@ type Config struct {
 	Cgroup       string `json:"cgroup"`
 	LowersScores bool   `json:"lowersScores"`
 	Snapshotter  string `json:"snapshotter"`
+	// Patience is how long the whole lab may take to come up, and a node that is started later.
+	Patience time.Duration `json:"patience"`
 }
 
 // Files of a lab, below its folder.
@@ -46,9 +48,6 @@ type Progress struct {
 	Ready   bool   `json:"ready,omitempty"`
 	Error   string `json:"error,omitempty"`
 }
-
-// patience is how long a whole lab may take to come up.
-const patience = 5 * time.Minute
 
 // Keeper owns a lab.
 type Keeper struct {
@@ -84,7 +83,7 @@ func Run(ctx context.Context, dir string, log *slog.Logger, progress func(Progre
 	}
 	failed := make(chan error, 1)
 	go func() { failed <- k.serve(ctx) }()
-	up, cancel := context.WithTimeout(ctx, patience)
+	up, cancel := context.WithTimeout(ctx, k.config.Patience)
 	defer cancel()
 	group, up := errgroup.WithContext(up)
 	for _, c := range k.clusters {

@@ -99,7 +99,7 @@ func reply(w http.ResponseWriter, value any, err error) {
 }
 
 func (k *Keeper) status() Status {
-	s := Status{Name: k.lab.Name, Dir: k.config.Dir, Link: k.lab.Link.String()}
+	s := Status{Name: k.lab.Name, Dir: k.config.Dir, Link: k.lab.Link.String(), Clusters: []ClusterStatus{}}
 	for _, c := range k.clusters {
 		s.Clusters = append(s.Clusters, c.status())
 	}
@@ -110,7 +110,7 @@ func (c *cluster) status() ClusterStatus {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	s := ClusterStatus{Name: c.plan.Name, Kubeconfig: c.Kubeconfig(), Server: c.plan.HostAddr.String(), State: process.Up,
-		Pods: c.plan.Pods.String(), Services: c.plan.Services.String()}
+		Pods: c.plan.Pods.String(), Services: c.plan.Services.String(), Nodes: []NodeStatus{}, Programs: []ProgramState{}}
 	if !c.ready {
 		s.State = process.Faulty
 		return s

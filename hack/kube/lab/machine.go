@@ -33,11 +33,18 @@ type machine struct {
 	snapshotter  string // of containerd
 }
 
+func root() error {
+	if os.Geteuid() != 0 {
+		return &Problem{errors.New("real Kubernetes needs root: it makes namespaces, mounts and cgroups"), "run it again with sudo"}
+	}
+	return nil
+}
+
 // inspect says whether a lab can run here, and how. dir is where its disks will be.
 func inspect(dir string) (machine, error) {
 	var m machine
-	if os.Geteuid() != 0 {
-		return m, &Problem{errors.New("real Kubernetes needs root: it makes namespaces, mounts and cgroups"), "run it again with sudo"}
+	if err := root(); err != nil {
+		return m, err
 	}
 	var packages []string
 	for _, t := range tools {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+	"time"
 )
 
 // Config is all that the init program of a node is told.
@@ -22,6 +23,8 @@ type Config struct {
 	// LowersScores is false where the machine's root may not lower a process' OOM score (no CAP_SYS_RESOURCE).
 	LowersScores bool   `json:"lowersScores"`
 	Snapshotter  string `json:"snapshotter"` // of containerd; overlayfs, or native where the disk is itself an overlay
+	// Patience is how long the node waits for its own programs and the API server before it gives up.
+	Patience time.Duration `json:"patience"`
 }
 
 // Where things are inside a node. The host's own folders of these names are covered, never written.

@@ -25,9 +25,6 @@ import (
 	"isthmus.dev/isthmus/hack/kube/process"
 )
 
-// patience is how long the node waits for its own programs and the API server before it gives up.
-const patience = 3 * time.Minute
-
 // Init is the node's PID 1; path names the file with its Config. It returns only when it fails or ctx ends.
 func Init(ctx context.Context, path string, log *slog.Logger) error {
 	text, err := os.ReadFile(path)
@@ -113,7 +110,7 @@ func isolate(c Config) error {
 }
 
 func (n *node) up(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	ctx, cancel := context.WithTimeout(ctx, n.config.Patience)
 	defer cancel()
 	for name, text := range n.config.files() {
 		path := filepath.Join(diskDir, name)

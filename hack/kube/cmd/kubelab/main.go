@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -130,6 +131,7 @@ func (c *command) build() *cobra.Command {
 
 func (c *command) up() *cobra.Command {
 	var options plan.Options
+	patience := 5 * time.Minute
 	cmd := &cobra.Command{Use: "up", Short: "Start the clusters and return when they are ready", Args: arguments(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			options.Name = c.name
@@ -147,7 +149,7 @@ func (c *command) up() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if err := l.Up(cmd.Context(), options, bin, say); err != nil {
+			if err := l.Up(cmd.Context(), options, bin, patience, say); err != nil {
 				return err
 			}
 			return c.printStatus(cmd.Context(), l)
@@ -155,6 +157,7 @@ func (c *command) up() *cobra.Command {
 	cmd.Flags().IntVar(&options.Clusters, "clusters", 3, "how many clusters")
 	cmd.Flags().IntVar(&options.Nodes, "nodes", 1, "how many nodes in each cluster, 1 to 3")
 	cmd.Flags().BoolVar(&options.Overlap, "overlap", false, "give all clusters the same pod and service networks")
+	cmd.Flags().DurationVar(&patience, "timeout", patience, "how long the clusters may take to be ready, without the build")
 	c.buildFlags(cmd)
 	c.outputFlag(cmd)
 	return cmd
@@ -328,7 +331,10 @@ func keeperCommand() *cobra.Command {
 			syscall.CloseOnExec(4)
 			out := json.NewEncoder(os.NewFile(3, "progress"))
 			report := func(p keeper.Progress) { out.Encode(p) } // nobody reads any more once the lab is up
-			err := keeper.Run(cmd.Context(), args[0], slog.New(slog.NewTextHandler(os.Stderr, nil)), report)
+			err := lab.Register(args[0])
+			if err == nil {
+				err = keeper.Run(cmd.Context(), args[0], slog.New(slog.NewTextHandler(os.Stderr, nil)), report)
+			}
 			report(keeper.Progress{Error: err.Error()})
 			return err
 		}}
