@@ -22,3 +22,9 @@ test-kube: kubelab ## the checks of the clusters, on labs of their own (root)
 .PHONY: bench-kube
 bench-kube: kubelab ## figures of the clusters: build, start, memory, end, twenty rounds (root)
 	cd hack/kube && GOFLAGS='-trimpath -buildvcs=false' CGO_ENABLED=0 KUBELAB=$(CURDIR)/bin/kubelab go test ./checks -run '^$$' -bench . -benchtime 1x -timeout 60m
+
+.PHONY: test-kube-vm
+test-kube-vm: kubelab ## a lab inside a virtual Debian machine with cgroup v2 (root; needs qemu, mmdebstrap)
+	@mkdir -p .cache/images
+	cd hack/images && GOFLAGS= CGO_ENABLED=0 go run ./cmd/images make tools -o $(CURDIR)/.cache/images/tools.tar --work $(CURDIR)/.cache/images
+	hack/kube/vm/vm.sh bin/kubelab .cache/images

@@ -119,6 +119,44 @@ func delegate(dir string) error {
 	return nil
 }
 
+// Delegated lists the controllers that the root of version 2 hands down; none where there is only version 1. Create, and
+// every container runtime, adds to them.
+func (t *Tree) Delegated() ([]string, error) {
+	var on []string
+	for _, m := range t.mounts {
+		if !m.Unified {
+			continue
+		}
+		text, err := os.ReadFile(filepath.Join(m.Path, "cgroup.subtree_control"))
+		if err != nil {
+			return nil, fmt.Errorf("read cgroup controllers: %w", err)
+		}
+		on = append(on, strings.Fields(string(text))...)
+	}
+	return on, nil
+}
+
+// Withdraw makes the root of version 2 hand down keep alone, and what somebody else uses meanwhile: the kernel does not
+// let go of that.
+func (t *Tree) Withdraw(keep []string) error {
+	on, err := t.Delegated()
+	if err != nil {
+		return err
+	}
+	for _, m := range t.mounts {
+		for _, controller := range on {
+			if !m.Unified || slices.Contains(keep, controller) {
+				continue
+			}
+			err := os.WriteFile(filepath.Join(m.Path, "cgroup.subtree_control"), []byte("-"+controller), 0)
+			if err != nil && !errors.Is(err, unix.EBUSY) {
+				return fmt.Errorf("disable cgroup controller %s: %w", controller, err)
+			}
+		}
+	}
+	return nil
+}
+
 // inheritCPUs fills an empty version 1 cpuset from its parent; nothing can run in an empty one.
 func inheritCPUs(dir string) error {
 	for _, file := range []string{"cpuset.cpus", "cpuset.mems"} {

@@ -15,10 +15,10 @@ import (
 )
 
 // places are where programs like these leave files, and how deep to look.
-var places = map[string]int{"/run": 3, "/var/lib": 2, "/var/log": 2, "/etc/cni": 3, "/opt/cni": 3, "/tmp": 1, "/root": 1, "/etc": 1}
+var places = map[string]int{"/run": 3, "/var/lib": 2, "/var/log": 2, "/etc/cni": 3, "/opt": 3, "/tmp": 1, "/root": 1, "/etc": 1, "/var": 1, "/usr/local": 2}
 
 // inventory lists, by kind, what a lab might leave on the host: mounts, links, addresses, routes, packet rules,
-// cgroups and files.
+// cgroups, their controllers and files.
 func inventory() (map[string][]string, error) {
 	found := map[string][]string{}
 	for kind, command := range map[string][]string{
@@ -36,6 +36,13 @@ func inventory() (map[string][]string, error) {
 		return nil, err
 	}
 	found["mount"] = strings.Split(string(mounts), "\n")
+	tree, err := cgroup.Open("isthmus-kube")
+	if err != nil {
+		return nil, err
+	}
+	if found["cgroup controller"], err = tree.Delegated(); err != nil {
+		return nil, err
+	}
 	err = filepath.WalkDir("/sys/fs/cgroup", func(path string, d fs.DirEntry, err error) error {
 		if err == nil && d.IsDir() && strings.HasPrefix(d.Name(), "isthmus-kube-") {
 			found["cgroup"] = append(found["cgroup"], path)

@@ -82,6 +82,9 @@ func (l *Lab) Up(ctx context.Context, options plan.Options, bin string, patience
 	if err := l.reap(); err != nil {
 		return fmt.Errorf("remove what an earlier lab %s left: %w", l.Name, err)
 	}
+	if err := l.rememberControllers(); err != nil {
+		return err
+	}
 	text, err := json.Marshal(keeper.Config{Dir: l.Dir, Bin: bin, Options: options, Cgroup: l.cgroup(),
 		LowersScores: machine.lowersScores, Snapshotter: machine.snapshotter, Patience: patience})
 	if err != nil {
@@ -175,6 +178,9 @@ func (l *Lab) Down() error {
 	}
 	if err := os.RemoveAll(l.Dir); err != nil {
 		return fmt.Errorf("remove the lab's folder: %w", err)
+	}
+	if err := l.restoreControllers(); err != nil {
+		return err
 	}
 	// The last lab takes the folder of labs along, and the one above it when nothing else is there.
 	if base := filepath.Dir(l.Dir); os.Remove(base) == nil && base == stateDir {

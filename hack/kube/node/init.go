@@ -78,7 +78,7 @@ func isolate(c Config) error {
 	if err != nil {
 		return fmt.Errorf("open %s: %w", c.Bin, err)
 	}
-	for _, dir := range []string{"/run", "/var/lib", "/var/log"} {
+	for _, dir := range []string{"/run", "/tmp", "/var/lib", "/var/log"} {
 		if err := unix.Mount("tmpfs", dir, "tmpfs", unix.MS_NOSUID, "mode=755"); err != nil {
 			return fmt.Errorf("cover %s: %w", dir, err)
 		}
