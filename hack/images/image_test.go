@@ -39,6 +39,23 @@ func TestReproducible(t *testing.T) {
 	}
 }
 
+// A recipe gives the same bytes wherever it works.
+func TestRecipeReproducible(t *testing.T) {
+	var archives [2]bytes.Buffer
+	for i := range archives {
+		image, err := Make("pause", ".", t.TempDir())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := image.Write(&archives[i]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !bytes.Equal(archives[0].Bytes(), archives[1].Bytes()) {
+		t.Errorf("two images of one recipe differ: %d and %d bytes", archives[0].Len(), archives[1].Len())
+	}
+}
+
 // The archive is a docker-archive and an OCI layout at once: both indexes lead to blobs that are there.
 func TestArchive(t *testing.T) {
 	tree := NewTree()

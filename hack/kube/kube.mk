@@ -16,6 +16,7 @@ kube-down: kubelab ## take them away without a trace
 
 .PHONY: test-kube
 test-kube: kubelab ## the checks of the clusters, on labs of their own (root)
+	bin/kubelab build
 	cd hack/images && GOFLAGS= CGO_ENABLED=0 go test ./...
 	cd hack/kube && GOFLAGS='-trimpath -buildvcs=false' CGO_ENABLED=0 KUBELAB=$(CURDIR)/bin/kubelab go test ./... -count=1 -timeout 30m
 

@@ -155,6 +155,19 @@ func TestSecondLabKilledAndReaped(t *testing.T) {
 	if _, err := fmt.Sscanf(string(text), `{"pid":%d`, &pid); err != nil {
 		t.Fatal(err)
 	}
+	// A keeper that is stopped is found out, and its lab goes on.
+	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := kubelab("status", "--name", name); err == nil || !strings.Contains(err.Error(), "does not answer") {
+		t.Errorf("status of a stopped keeper: %s, %v; want that it does not answer", out, err)
+	}
+	if err := syscall.Kill(pid, syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := kubelab("status", "--name", name); err != nil || !strings.Contains(out, "c1   up") {
+		t.Errorf("status after that: %s, %v; want c1 up", out, err)
+	}
 	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}

@@ -88,6 +88,27 @@ func TestUpInterrupted(t *testing.T) {
 	}
 }
 
+// A disk that is too small is found before anything is made on it.
+func TestSmallDisk(t *testing.T) {
+	dir := t.TempDir()
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=100m"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := syscall.Unmount(dir, 0); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Setenv("ISTHMUS_KUBE_DIR", dir)
+	_, err := up("checks-small", "--clusters", "2")
+	if err == nil || !strings.Contains(err.Error(), "only 100 MiB are free for "+dir+"/checks-small, the lab takes 512") || !strings.Contains(err.Error(), "ISTHMUS_KUBE_DIR") {
+		t.Errorf("up on a small disk: %v", err)
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) != 0 {
+		t.Errorf("up on a small disk left %v, %v", left, err)
+	}
+}
+
 // Whatever a lab cannot do is said at once, with what to do about it.
 func TestRefuses(t *testing.T) {
 	program, err := os.ReadFile(os.Getenv("KUBELAB"))
@@ -120,6 +141,7 @@ func TestRefuses(t *testing.T) {
 		{"a lab that is not up", "", 0, []string{"kubectl", "c1", "--", "get", "nodes"}, 69, []string{"lab checks-none: not up", "kubelab up --name checks-none"}},
 		{"a cluster that is not there", "", 0, []string{"kubeconfig", "--name", labName, "c9"}, 1, []string{"cluster \"c9\": not in this lab"}},
 		{"a node that is not there", "", 0, []string{"fault", "--name", labName, "node-kill", "c1/n9"}, 1, []string{"node \"n9\" of cluster \"c1\": not in this lab"}},
+		{"kubectl's own exit code and words", "", 0, []string{"kubectl", "--name", labName, "c1", "--", "get", "pods", "nobody", "-n", "kube-system"}, 1, []string{`pods "nobody" not found`}},
 		{"an image that is none", "", 0, []string{"load-image", "--name", labName, "c1", kubelab}, 1, []string{"load " + kubelab + " into node c1-n1"}},
 	} {
 		t.Run(test.why, func(t *testing.T) {

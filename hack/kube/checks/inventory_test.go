@@ -70,8 +70,13 @@ func inventory() (map[string][]string, error) {
 	return found, nil
 }
 
-// theirs says that a file is not of a lab: tests and programs beside this one make such.
+// theirs says that a file is not of a lab: tests and programs beside this one make such, and so does systemd.
 func theirs(path string) bool {
+	for _, dir := range []string{"/run/systemd/", "/run/udev/", "/run/user/", "/var/lib/systemd/", "/var/log/journal/"} {
+		if strings.HasPrefix(path, dir) {
+			return true
+		}
+	}
 	return strings.HasPrefix(path, "/tmp/") && !strings.Contains(path, "kube") && !strings.Contains(path, "containerd")
 }
 

@@ -19,6 +19,14 @@ func (k *Keeper) fault(ctx context.Context, action, target string) error {
 	if err != nil {
 		return err
 	}
+	if err := c.fault(action, machines); err != nil || action != "apiserver-start" {
+		return err
+	}
+	return c.waitAPI(ctx)
+}
+
+// fault does a fault to the control plane or to machines.
+func (c *cluster) fault(action string, machines []*machine) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !c.ready {
@@ -29,10 +37,7 @@ func (k *Keeper) fault(ctx context.Context, action, target string) error {
 		c.api.Stop()
 		return nil
 	case "apiserver-start":
-		if err := c.api.Start(); err != nil {
-			return err
-		}
-		return c.waitAPI(ctx)
+		return c.api.Start()
 	}
 	for _, m := range machines {
 		if err := c.faultNode(action, m); err != nil {

@@ -13,14 +13,20 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"isthmus.dev/isthmus/hack/kube/keeper"
 )
 
+// prompt is how long the keeper may take to answer a question that it answers from memory.
+const prompt = 10 * time.Second
+
 // Status asks the keeper; a lab that is down has no clusters.
 func (l *Lab) Status(ctx context.Context) (keeper.Status, error) {
+	ctx, cancel := context.WithTimeout(ctx, prompt)
+	defer cancel()
 	s := keeper.Status{Name: l.Name, Dir: l.Dir, Clusters: []keeper.ClusterStatus{}}
 	err := l.call(ctx, http.MethodGet, "/status", nil, &s)
 	if errors.Is(err, ErrDown) {
@@ -48,6 +54,8 @@ func (l *Lab) LoadImage(ctx context.Context, cluster, file string) error {
 
 // ExecArgs returns the command line that runs args in a node (CLUSTER or CLUSTER/NODE) or on the link.
 func (l *Lab) ExecArgs(ctx context.Context, where string, args []string) ([]string, error) {
+	ctx, cancel := context.WithTimeout(ctx, prompt)
+	defer cancel()
 	var target keeper.Target
 	if err := l.call(ctx, http.MethodGet, "/target?"+url.Values{"target": {where}}.Encode(), nil, &target); err != nil {
 		return nil, err
@@ -68,7 +76,8 @@ func (l *Lab) ExecArgs(ctx context.Context, where string, args []string) ([]stri
 
 // call asks the keeper and decodes its answer into reply.
 func (l *Lab) call(ctx context.Context, method, path string, form url.Values, reply any) error {
-	if _, err := l.keeper(); err != nil {
+	id, err := l.keeper()
+	if err != nil {
 		return err
 	}
 	transport := &http.Transport{DialContext: l.dial, DisableKeepAlives: true}
@@ -78,6 +87,10 @@ func (l *Lab) call(ctx context.Context, method, path string, form url.Values, re
 	}
 	request.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	response, err := (&http.Client{Transport: transport}).Do(request)
+	if errors.Is(err, context.DeadlineExceeded) {
+		return &Problem{fmt.Errorf("the keeper of lab %s (process %d) does not answer", l.Name, id.PID),
+			"if it is stopped: kill -CONT " + strconv.Itoa(id.PID) + "; kubelab down --name " + l.Name + " takes the lab away all the same"}
+	}
 	if err != nil {
 		return fmt.Errorf("ask the keeper of lab %s: %w", l.Name, err)
 	}

@@ -60,6 +60,12 @@ func (l *Lab) path(name string) string { return filepath.Join(l.Dir, name) }
 // cgroup is the name of the lab's cgroups.
 func (l *Lab) cgroup() string { return "isthmus-kube-" + l.Name }
 
+// Check says whether the lab can run on this machine, before anything is built or made.
+func (l *Lab) Check(options plan.Options) error {
+	_, err := inspect(l.Dir, options)
+	return err
+}
+
 // Up starts the lab and returns when every cluster is ready. What a killed lab of this name left is removed first; a
 // running one is an error. bin is a folder that package bins made, patience how long the clusters may take. When it
 // fails, the logs stay in the lab's folder.
@@ -67,7 +73,7 @@ func (l *Lab) Up(ctx context.Context, options plan.Options, bin string, patience
 	if err := options.Validate(); err != nil {
 		return err
 	}
-	machine, err := inspect(l.Dir)
+	machine, err := inspect(l.Dir, options)
 	if err != nil {
 		return err
 	}

@@ -13,12 +13,6 @@ import (
 	"isthmus.dev/isthmus/hack/kube/process"
 )
 
-// Check says whether a lab with its disks in dir can run on this machine, before anything is built or made.
-func Check(dir string) error {
-	_, err := inspect(dir)
-	return err
-}
-
 // Programs is the folder with the programs that the lab was started with.
 func (l *Lab) Programs() (string, error) {
 	text, err := os.ReadFile(l.path(keeper.ConfigFile))

@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"isthmus.dev/isthmus/hack/kube/plan"
 )
 
 // Problem is an error with what a person can do about it.
@@ -40,8 +42,8 @@ func root() error {
 	return nil
 }
 
-// inspect says whether a lab can run here, and how. dir is where its disks will be.
-func inspect(dir string) (machine, error) {
+// inspect says whether such a lab can run here, and how. dir is where its disks will be.
+func inspect(dir string, options plan.Options) (machine, error) {
 	var m machine
 	if err := root(); err != nil {
 		return m, err
@@ -73,8 +75,12 @@ func inspect(dir string) (machine, error) {
 		}
 	}
 	m.lowersScores = caps&(1<<unix.CAP_SYS_RESOURCE) != 0
-	m.snapshotter, err = snapshotter(dir)
-	return m, err
+	fs, err := disk(dir)
+	if err != nil {
+		return m, err
+	}
+	m.snapshotter = snapshotter(fs)
+	return m, room(dir, fs, options.Clusters*options.Nodes)
 }
 
 // effective reads the line CapEff of /proc/PID/status (proc(5)).
@@ -87,20 +93,39 @@ func effective(status string) (uint64, error) {
 	return 0, errors.New("/proc/self/status has no line CapEff")
 }
 
-// snapshotter is overlayfs, except where the disk is itself an overlay, on which the kernel stacks no other.
-func snapshotter(dir string) (string, error) {
+// disk looks at the file system that dir is on, or will be.
+func disk(dir string) (unix.Statfs_t, error) {
 	for {
 		var fs unix.Statfs_t
 		err := unix.Statfs(dir, &fs)
 		if err == nil {
-			if fs.Type == unix.OVERLAYFS_SUPER_MAGIC {
-				return "native", nil
-			}
-			return "overlayfs", nil
+			return fs, nil
 		}
 		if !errors.Is(err, unix.ENOENT) || dir == "/" {
-			return "", fmt.Errorf("look at %s: %w", dir, err)
+			return fs, fmt.Errorf("look at %s: %w", dir, err)
 		}
 		dir = filepath.Dir(dir) // not made yet
 	}
+}
+
+// nodeMiB is what a node and its share of a control plane take on disk at first, in MiB (measured: 234 for a cluster of
+// one node, most of it etcd's log, which is allocated in advance, and two images).
+const nodeMiB = 256
+
+// room says when the disk is too small for so many nodes.
+func room(dir string, fs unix.Statfs_t, nodes int) error {
+	free, want := int64(fs.Bavail)*fs.Bsize>>20, int64(nodes)*nodeMiB
+	if free >= want {
+		return nil
+	}
+	return &Problem{fmt.Errorf("only %d MiB are free for %s, the lab takes %d", free, dir, want),
+		"make room, or name another folder in ISTHMUS_KUBE_DIR"}
+}
+
+// snapshotter is overlayfs, except where the disk is itself an overlay, on which the kernel stacks no other.
+func snapshotter(fs unix.Statfs_t) string {
+	if fs.Type == unix.OVERLAYFS_SUPER_MAGIC {
+		return "native"
+	}
+	return "overlayfs"
 }

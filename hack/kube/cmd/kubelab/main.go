@@ -142,7 +142,7 @@ func (c *command) up() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if err := lab.Check(l.Dir); err != nil { // before a build of many minutes
+			if err := l.Check(options); err != nil { // before a build of many minutes
 				return err
 			}
 			bin, err := c.programs(cmd.Context())
