@@ -159,14 +159,17 @@ func TestExecLogsPortForward(t *testing.T) {
 		t.Errorf("logs of %s = %q, %v", pod, text, err)
 	}
 	ports := c.forward(t, ns, pod, 8080, 9090, 7000)
-	for protocol, ask := range map[string]func(address string) (string, error){"http": askHTTP, "grpc": askGRPC, "tcp": askTCP} {
-		address := fmt.Sprintf("127.0.0.1:%d", ports[map[string]int{"http": 8080, "grpc": 9090, "tcp": 7000}[protocol]])
-		text, err := ask(address)
+	for _, test := range []struct {
+		protocol string
+		port     int
+		ask      func(address string) (string, error)
+	}{{"http", 8080, askHTTP}, {"grpc", 9090, askGRPC}, {"tcp", 7000, askTCP}} {
+		text, err := test.ask(fmt.Sprintf("127.0.0.1:%d", ports[test.port]))
 		var a struct{ Cluster, Node, Pod, Protocol string }
 		if err = errors.Join(err, json.Unmarshal([]byte(text), &a)); err != nil {
-			t.Errorf("%s through port-forward: %q, %v", protocol, text, err)
-		} else if a.Cluster != c.Name || a.Node != pods.Items[0].Spec.NodeName || a.Pod != pod || a.Protocol != protocol {
-			t.Errorf("%s through port-forward to %s was answered by %+v", protocol, pod, a)
+			t.Errorf("%s through port-forward: %q, %v", test.protocol, text, err)
+		} else if a.Cluster != c.Name || a.Node != pods.Items[0].Spec.NodeName || a.Pod != pod || a.Protocol != test.protocol {
+			t.Errorf("%s through port-forward to %s was answered by %+v", test.protocol, pod, a)
 		}
 	}
 }

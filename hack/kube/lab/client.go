@@ -25,8 +25,6 @@ const prompt = 10 * time.Second
 
 // Status asks the keeper; a lab that is down has no clusters.
 func (l *Lab) Status(ctx context.Context) (keeper.Status, error) {
-	ctx, cancel := context.WithTimeout(ctx, prompt)
-	defer cancel()
 	s := keeper.Status{Name: l.Name, Dir: l.Dir, Clusters: []keeper.ClusterStatus{}}
 	err := l.call(ctx, http.MethodGet, "/status", nil, &s)
 	if errors.Is(err, ErrDown) {
@@ -54,8 +52,6 @@ func (l *Lab) LoadImage(ctx context.Context, cluster, file string) error {
 
 // ExecArgs returns the command line that runs args in a node (CLUSTER or CLUSTER/NODE) or on the link.
 func (l *Lab) ExecArgs(ctx context.Context, where string, args []string) ([]string, error) {
-	ctx, cancel := context.WithTimeout(ctx, prompt)
-	defer cancel()
 	var target keeper.Target
 	if err := l.call(ctx, http.MethodGet, "/target?"+url.Values{"target": {where}}.Encode(), nil, &target); err != nil {
 		return nil, err
@@ -74,11 +70,16 @@ func (l *Lab) ExecArgs(ctx context.Context, where string, args []string) ([]stri
 	return append(enter, args...), nil
 }
 
-// call asks the keeper and decodes its answer into reply.
+// call asks the keeper and decodes its answer into reply. Questions have to be answered promptly, deeds may take long.
 func (l *Lab) call(ctx context.Context, method, path string, form url.Values, reply any) error {
 	id, err := l.keeper()
 	if err != nil {
 		return err
+	}
+	if method == http.MethodGet {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, prompt)
+		defer cancel()
 	}
 	transport := &http.Transport{DialContext: l.dial, DisableKeepAlives: true}
 	request, err := http.NewRequestWithContext(ctx, method, "http://keeper"+path, strings.NewReader(form.Encode()))

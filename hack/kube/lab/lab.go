@@ -100,7 +100,7 @@ func (l *Lab) Up(ctx context.Context, options plan.Options, bin string, patience
 		return err
 	}
 	if err := l.start(ctx, lock, say); err != nil {
-		return errors.Join(&Problem{err, "the logs are below " + l.Dir + " until the next up or down"}, l.kill(), l.removeCgroups())
+		return errors.Join(&Problem{err, "the logs are below " + l.Dir + " until the next up or down"}, l.removeCgroups())
 	}
 	return nil
 }
