@@ -15,7 +15,7 @@ COMMIT := $(shell git rev-parse HEAD 2>/dev/null)
 LDFLAGS := -w -X isthmus.dev/isthmus/internal/version.version=$(VERSION) -X isthmus.dev/isthmus/internal/version.commit=$(COMMIT)
 
 # What runs concurrently with shared state; these are tested under the race detector as well.
-RACE := ./controlplane/world/... ./controlplane/xdsserver/... ./internal/deltaxds/... ./federation/sync/... \
+RACE := ./controlplane/world/... ./controlplane/xdsserver/... ./controlplane/proxies/... ./xds/... ./federation/streams/... \
 	./federation/gossip/... ./proxy/agent/...
 UNIT = $(shell go list ./... | grep -v -e /test/e2e -e /test/bench)
 
@@ -35,7 +35,7 @@ binaries:
 	@command -v go >/dev/null || { echo 'build: error: Go is missing' >&2; echo 'build: hint: run make doctor' >&2; exit 1; }
 	@mkdir -p bin
 	go build -ldflags '$(LDFLAGS)' -o bin/ ./cmd/...
-	go build -ldflags '$(LDFLAGS)' -o bin/isthmus-shop ./hack/shop
+	go build -ldflags '$(LDFLAGS)' -o bin/isthmus-shop ./demo/shop
 
 .PHONY: envoy
 envoy:

@@ -11,7 +11,7 @@ cd "$root"
 
 # generated OUT lists the generated files below folder OUT, one a line.
 generated() {
-	(cd "$1" && find api hack/shop -name '*.pb.go' 2>/dev/null | LC_ALL=C sort)
+	(cd "$1" && find api demo/shop -name '*.pb.go' 2>/dev/null | LC_ALL=C sort)
 }
 
 case ${1-} in

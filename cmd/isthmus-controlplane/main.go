@@ -12,7 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"isthmus.dev/isthmus/internal/app"
+	"isthmus.dev/isthmus/controlplane/app"
 	"isthmus.dev/isthmus/internal/hint"
 	"isthmus.dev/isthmus/internal/version"
 )

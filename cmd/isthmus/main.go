@@ -9,10 +9,10 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"isthmus.dev/isthmus/demo"
+	"isthmus.dev/isthmus/demo/story"
 	"isthmus.dev/isthmus/internal/cli"
-	"isthmus.dev/isthmus/internal/demo"
-	"isthmus.dev/isthmus/internal/demo/story"
-	"isthmus.dev/isthmus/internal/workload"
+	"isthmus.dev/isthmus/internal/cli/workload"
 )
 
 func main() {

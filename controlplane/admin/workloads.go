@@ -13,7 +13,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"isthmus.dev/isthmus/api/admin"
-	"isthmus.dev/isthmus/controlplane/config"
+	"isthmus.dev/isthmus/config"
 	"isthmus.dev/isthmus/discovery/etcd"
 	"isthmus.dev/isthmus/internal/hint"
 	"isthmus.dev/isthmus/mesh"

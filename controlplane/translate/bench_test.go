@@ -4,7 +4,7 @@ import (
 	"fmt"
 	"testing"
 
-	"isthmus.dev/isthmus/controlplane/vip"
+	"isthmus.dev/isthmus/controlplane/allocate"
 	"isthmus.dev/isthmus/mesh"
 )
 
@@ -27,7 +27,7 @@ func BenchmarkUpdate(b *testing.B) {
 			Name: "west", Namespaces: []string{"shop"}, Gateways: make([]mesh.Gateway, 1),
 		}}},
 	}
-	s.VIPs, _ = vip.Assign(nil, hosts)
+	s.VIPs, _ = allocate.Addresses(nil, hosts)
 	state := Generate(s, ProxyID{Kind: Sidecar, Namespace: "shop"}, Options{})
 	b.ReportAllocs()
 	for b.Loop() {

@@ -13,8 +13,8 @@ import (
 	"google.golang.org/protobuf/proto"
 	"sigs.k8s.io/yaml"
 
-	"isthmus.dev/isthmus/controlplane/config"
-	"isthmus.dev/isthmus/controlplane/vip"
+	"isthmus.dev/isthmus/config"
+	"isthmus.dev/isthmus/controlplane/allocate"
 	"isthmus.dev/isthmus/internal/golden"
 	"isthmus.dev/isthmus/mesh"
 )
@@ -126,7 +126,7 @@ func snapshot(t testing.TB, sc *scenario, registry []byte) *mesh.Snapshot {
 		}
 	}
 	var err error
-	if s.VIPs, err = vip.Assign(nil, hosts); err != nil {
+	if s.VIPs, err = allocate.Addresses(nil, hosts); err != nil {
 		t.Fatal(err)
 	}
 	return s

@@ -11,8 +11,8 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/structpb"
 
-	"isthmus.dev/isthmus/internal/deltaxds"
 	"isthmus.dev/isthmus/mesh"
+	"isthmus.dev/isthmus/xds"
 )
 
 // httpOptions is the key under which a cluster carries its HTTP settings.
@@ -24,17 +24,17 @@ func (v *view) outbound(out set) {
 		for _, p := range h.ports {
 			for _, subset := range h.subsetNames() {
 				name := ClusterName(p.Number, subset, h.host)
-				out.add(deltaxds.ClusterType, name, v.cluster(h, p, subset))
-				out.add(deltaxds.EndpointType, name, v.endpoints(h, p, subset))
+				out.add(xds.ClusterType, name, v.cluster(h, p, subset))
+				out.add(xds.EndpointType, name, v.endpoints(h, p, subset))
 			}
 			if p.Protocol.IsHTTP() && h.vip.IsValid() {
-				out.add(deltaxds.RouteType, RouteName(h.host, p.Number), v.routes(h, p))
+				out.add(xds.RouteType, RouteName(h.host, p.Number), v.routes(h, p))
 			}
 		}
 	}
-	out.add(deltaxds.ClusterType, passthrough, originalDestination())
-	out.add(deltaxds.ClusterType, blackHole, emptyCluster(blackHole))
-	out.add(deltaxds.ListenerType, outboundListener, v.outboundListener())
+	out.add(xds.ClusterType, passthrough, originalDestination())
+	out.add(xds.ClusterType, blackHole, emptyCluster(blackHole))
+	out.add(xds.ListenerType, outboundListener, v.outboundListener())
 	v.egress(out)
 }
 

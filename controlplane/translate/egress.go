@@ -5,8 +5,8 @@ import (
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 
-	"isthmus.dev/isthmus/internal/deltaxds"
 	"isthmus.dev/isthmus/mesh"
+	"isthmus.dev/isthmus/xds"
 )
 
 // reachable tells whether a member has a gateway at all.
@@ -24,12 +24,12 @@ func (v *view) egress(out set) {
 		}
 		proxy := tcpTo(EgressName(m.Name), GatewayClusterName(m.Name))
 		proxy.MaxConnectAttempts = u32(uint32(min(len(m.Gateways), 3)))
-		out.add(deltaxds.ListenerType, EgressName(m.Name), &listenerv3.Listener{
+		out.add(xds.ListenerType, EgressName(m.Name), &listenerv3.Listener{
 			Name:              EgressName(m.Name),
 			ListenerSpecifier: &listenerv3.Listener_InternalListener{InternalListener: &listenerv3.Listener_InternalListenerConfig{}},
 			FilterChains:      []*listenerv3.FilterChain{{Name: "gateway", Filters: []*listenerv3.Filter{filter("envoy.filters.network.tcp_proxy", proxy)}}},
 		})
-		out.add(deltaxds.ClusterType, GatewayClusterName(m.Name), gateways(m))
+		out.add(xds.ClusterType, GatewayClusterName(m.Name), gateways(m))
 	}
 }
 

@@ -18,11 +18,11 @@ import (
 	"testing"
 	"time"
 
-	"isthmus.dev/isthmus/internal/deltaxds"
+	"isthmus.dev/isthmus/xds"
 )
 
-func diff(before, after deltaxds.State, typeURL string) (changed, removed []string) {
-	changed, removed = deltaxds.Diff(before, after, typeURL)
+func diff(before, after xds.State, typeURL string) (changed, removed []string) {
+	changed, removed = xds.Diff(before, after, typeURL)
 	slices.Sort(changed)
 	slices.Sort(removed)
 	return changed, removed
@@ -106,7 +106,7 @@ func bootstrap(t testing.TB, resources map[string][]Named, ca *authority, own *l
 		}
 		return out
 	}
-	endpoints, routes := byName(deltaxds.EndpointType), byName(deltaxds.RouteType)
+	endpoints, routes := byName(xds.EndpointType), byName(xds.RouteType)
 	inline := func(key string, v any) (string, any) {
 		switch o, _ := v.(object); key {
 		case "sdsConfig":
@@ -124,7 +124,7 @@ func bootstrap(t testing.TB, resources map[string][]Named, ca *authority, own *l
 		}
 		return key, v
 	}
-	for _, r := range resources[deltaxds.ClusterType] {
+	for _, r := range resources[xds.ClusterType] {
 		c := asJSON(t, r.Message)
 		if c["type"] == "EDS" {
 			c["type"] = "STATIC"
@@ -136,10 +136,10 @@ func bootstrap(t testing.TB, resources map[string][]Named, ca *authority, own *l
 		}
 		b.clusters = append(b.clusters, rewrite(c, inline).(object))
 	}
-	for _, r := range resources[deltaxds.ListenerType] {
+	for _, r := range resources[xds.ListenerType] {
 		b.listeners = append(b.listeners, rewrite(asJSON(t, r.Message), inline).(object))
 	}
-	for _, r := range resources[deltaxds.SecretType] {
+	for _, r := range resources[xds.SecretType] {
 		b.secrets = append(b.secrets, rewrite(asJSON(t, r.Message), inline).(object))
 	}
 	return b

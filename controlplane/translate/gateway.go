@@ -12,8 +12,8 @@ import (
 	sniclusterv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/sni_cluster/v3"
 	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 
-	"isthmus.dev/isthmus/internal/deltaxds"
 	"isthmus.dev/isthmus/mesh"
+	"isthmus.dev/isthmus/xds"
 )
 
 // GatewayPort is where a gateway listens if the federation document does not say.
@@ -36,9 +36,9 @@ func (v *view) gateway(out set, o Options) {
 	if len(ports) == 0 {
 		ports[GatewayPort] = true
 	}
-	out.add(deltaxds.ListenerType, gatewayListener, v.gatewayListener(m, slices.Sorted(maps.Keys(ports))))
-	out.add(deltaxds.ClusterType, federation, federationCluster(o.FederationSocket))
-	out.add(deltaxds.ClusterType, blackHole, emptyCluster(blackHole))
+	out.add(xds.ListenerType, gatewayListener, v.gatewayListener(m, slices.Sorted(maps.Keys(ports))))
+	out.add(xds.ClusterType, federation, federationCluster(o.FederationSocket))
+	out.add(xds.ClusterType, blackHole, emptyCluster(blackHole))
 	for name, svc := range v.s.Config.Services {
 		if svc.Export != nil && m.Grants(name.Namespace) {
 			v.slots(out, svc)
@@ -105,7 +105,7 @@ func (v *view) slots(out set, svc *mesh.Service) {
 	for _, slot := range v.s.Slots[svc.Name] {
 		for _, p := range svc.Ports {
 			name := mesh.SlotSNI(slot.Slot.Index, p.Number, "", svc.Name.ClusterSetHost())
-			out.add(deltaxds.ClusterType, name, &clusterv3.Cluster{
+			out.add(xds.ClusterType, name, &clusterv3.Cluster{
 				Name:                 name,
 				ClusterDiscoveryType: &clusterv3.Cluster_Type{Type: clusterv3.Cluster_EDS},
 				EdsClusterConfig:     &clusterv3.Cluster_EdsClusterConfig{EdsConfig: ads()},
@@ -113,7 +113,7 @@ func (v *view) slots(out set, svc *mesh.Service) {
 				CircuitBreakers:      circuitBreakers(nil),
 				CommonLbConfig:       &clusterv3.Cluster_CommonLbConfig{HealthyPanicThreshold: &typev3.Percent{}},
 			})
-			out.add(deltaxds.EndpointType, name, v.slotAssignment(name, p, slot.Pods))
+			out.add(xds.EndpointType, name, v.slotAssignment(name, p, slot.Pods))
 		}
 	}
 }

@@ -23,8 +23,8 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
-	"isthmus.dev/isthmus/internal/deltaxds"
 	"isthmus.dev/isthmus/mesh"
+	"isthmus.dev/isthmus/xds"
 )
 
 const (
@@ -58,15 +58,15 @@ func (v *view) inbound(out set) {
 	}
 	for _, p := range ports {
 		callers := v.callers(p.services)
-		out.add(deltaxds.ClusterType, InboundName(p.number), appCluster(w, p))
+		out.add(xds.ClusterType, InboundName(p.number), appCluster(w, p))
 		if p.protocol.IsHTTP() {
-			out.add(deltaxds.RouteType, InboundName(p.number), v.inboundRoutes(p, callers))
+			out.add(xds.RouteType, InboundName(p.number), v.inboundRoutes(p, callers))
 			l.FilterChains = append(l.FilterChains, inboundChain(p, inboundHTTPContext(), inboundHTTP(p)...))
 		} else {
 			l.FilterChains = append(l.FilterChains, inboundChain(p, v.inboundTCPContext(callers), v.inboundTCP(p, callers)...))
 		}
 	}
-	out.add(deltaxds.ListenerType, inboundListener, l)
+	out.add(xds.ListenerType, inboundListener, l)
 }
 
 // appPorts are the ports of the workload's services, by number. Where services disagree about the protocol of one

@@ -10,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"isthmus.dev/isthmus/controlplane/vip"
+	"isthmus.dev/isthmus/controlplane/allocate"
 	"isthmus.dev/isthmus/mesh"
 )
 
@@ -22,7 +22,7 @@ func TestLive(t *testing.T) {
 	east := l.cluster("east")
 	east.Remote["west"], east.Remote["north"] = exported(west), exported(north)
 	var err error
-	if east.VIPs, err = vip.Assign(nil, []mesh.Host{reviews.ClusterSetHost()}); err != nil {
+	if east.VIPs, err = allocate.Addresses(nil, []mesh.Host{reviews.ClusterSetHost()}); err != nil {
 		t.Fatal(err)
 	}
 	stopWestApp := l.server(west, 0)

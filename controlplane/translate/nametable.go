@@ -2,7 +2,7 @@ package translate
 
 import (
 	"isthmus.dev/isthmus/api/workload"
-	"isthmus.dev/isthmus/internal/deltaxds"
+	"isthmus.dev/isthmus/xds"
 )
 
 // NameTableName is the name of a sidecar's only name table.
@@ -16,5 +16,5 @@ func (v *view) nameTable(out set) {
 			table.Addresses[string(h.host)] = h.vip.String()
 		}
 	}
-	out.add(deltaxds.NameTableType, NameTableName, table)
+	out.add(xds.NameTableType, NameTableName, table)
 }

@@ -6,9 +6,9 @@ import (
 
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 
-	"isthmus.dev/isthmus/controlplane/vip"
-	"isthmus.dev/isthmus/internal/deltaxds"
+	"isthmus.dev/isthmus/controlplane/allocate"
 	"isthmus.dev/isthmus/mesh"
+	"isthmus.dev/isthmus/xds"
 )
 
 // TestWhoseRules: the timeout of the route tells whose VirtualService is in force.
@@ -59,8 +59,8 @@ func TestWhoseRules(t *testing.T) {
 			svc.Producer = &mesh.ProducerRules{VirtualServices: []*mesh.VirtualService{rule("shop", local, producer)}}
 		}
 		s.Remote["west"].Services = map[mesh.ServiceName]*mesh.ExportedService{reviews: svc}
-		s.VIPs, _ = vip.Assign(nil, []mesh.Host{set})
-		for _, r := range Resources(s, ProxyID{Kind: Sidecar, Namespace: c.namespace}, Options{})[deltaxds.RouteType] {
+		s.VIPs, _ = allocate.Addresses(nil, []mesh.Host{set})
+		for _, r := range Resources(s, ProxyID{Kind: Sidecar, Namespace: c.namespace}, Options{})[xds.RouteType] {
 			route := r.Message.(*routev3.RouteConfiguration).VirtualHosts[0].Routes[0].GetRoute()
 			if got := route.GetTimeout().AsDuration(); got != c.want {
 				t.Errorf("%s: timeout %v, want %v: %s", c.name, got, c.want, c.why)

@@ -3,28 +3,28 @@ package translate
 import (
 	"fmt"
 
-	"isthmus.dev/isthmus/internal/deltaxds"
 	"isthmus.dev/isthmus/mesh"
+	"isthmus.dev/isthmus/xds"
 )
 
 // types are those a proxy may have resources of.
 var types = []string{
-	deltaxds.SecretType, deltaxds.ClusterType, deltaxds.EndpointType,
-	deltaxds.ListenerType, deltaxds.RouteType, deltaxds.NameTableType,
+	xds.SecretType, xds.ClusterType, xds.EndpointType,
+	xds.ListenerType, xds.RouteType, xds.NameTableType,
 }
 
 // Generate gives the whole configuration of one proxy.
-func Generate(s *mesh.Snapshot, p ProxyID, o Options) deltaxds.State {
-	return Update(deltaxds.State{}, s, p, o)
+func Generate(s *mesh.Snapshot, p ProxyID, o Options) xds.State {
+	return Update(xds.State{}, s, p, o)
 }
 
 // Update is Generate that shares with old what did not change, so that comparing the two is cheap.
-func Update(old deltaxds.State, s *mesh.Snapshot, p ProxyID, o Options) deltaxds.State {
+func Update(old xds.State, s *mesh.Snapshot, p ProxyID, o Options) xds.State {
 	resources := Resources(s, p, o)
 	for _, t := range types {
-		named := make(map[string]deltaxds.Resource, len(resources[t]))
+		named := make(map[string]xds.Resource, len(resources[t]))
 		for _, n := range resources[t] {
-			r, err := deltaxds.New(n.Name, n.Message)
+			r, err := xds.New(n.Name, n.Message)
 			if err != nil {
 				panic(fmt.Sprintf("translate: %v", err)) // invalid UTF-8 never reaches a snapshot
 			}

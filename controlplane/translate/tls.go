@@ -8,8 +8,8 @@ import (
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
 
-	"isthmus.dev/isthmus/internal/deltaxds"
 	"isthmus.dev/isthmus/mesh"
+	"isthmus.dev/isthmus/xds"
 )
 
 // Secrets a sidecar uses. OwnCertificate is made by the agent and never leaves its pod.
@@ -37,7 +37,7 @@ func (v *view) secrets(out set) {
 	}
 	anchor := &corev3.DataSource{Specifier: &corev3.DataSource_InlineBytes{InlineBytes: v.s.Trust.AnchorPEM}}
 	add := func(name string, sans []*tlsv3.SubjectAltNameMatcher) {
-		out.add(deltaxds.SecretType, name, &tlsv3.Secret{Name: name, Type: &tlsv3.Secret_ValidationContext{
+		out.add(xds.SecretType, name, &tlsv3.Secret{Name: name, Type: &tlsv3.Secret_ValidationContext{
 			ValidationContext: &tlsv3.CertificateValidationContext{TrustedCa: anchor, MatchTypedSubjectAltNames: sans},
 		}})
 	}

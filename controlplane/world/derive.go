@@ -6,7 +6,7 @@ import (
 	"reflect"
 	"slices"
 
-	"isthmus.dev/isthmus/controlplane/slots"
+	"isthmus.dev/isthmus/controlplane/allocate"
 	"isthmus.dev/isthmus/mesh"
 )
 
@@ -123,18 +123,18 @@ func deriveSlots(s state, changed sections, limit int) (state, map[mesh.ServiceN
 				}
 			}
 		}
-		keys := slots.Keys(append(slices.Clone(rules[name.LocalHost()]), rules[name.ClusterSetHost()]...)...)
-		assigned := slots.Assign(s.slots[name], selected, keys, limit)
+		keys := allocate.Keys(append(slices.Clone(rules[name.LocalHost()]), rules[name.ClusterSetHost()]...)...)
+		assigned := allocate.Slots(s.slots[name], selected, keys, limit)
 		_, published := live[name]
 		if published == (service.Export != nil) && reflect.DeepEqual(assigned, s.slots[name]) && sameLive(live[name], assigned) {
 			continue
 		}
 		dirty = true
-		if !slots.SamePlaces(assigned, s.slots[name]) {
+		if !allocate.SamePlaces(assigned, s.slots[name]) {
 			moved[name] = assigned
 		}
 		next[name] = assigned
-		if live[name] = slots.Live(assigned); service.Export == nil {
+		if live[name] = allocate.Live(assigned); service.Export == nil {
 			delete(live, name)
 		}
 	}
@@ -158,7 +158,7 @@ func deriveSlots(s state, changed sections, limit int) (state, map[mesh.ServiceN
 }
 
 func sameLive(live, assigned []mesh.SlotPods) bool {
-	return reflect.DeepEqual(live, slots.Live(assigned))
+	return reflect.DeepEqual(live, allocate.Live(assigned))
 }
 
 func podsByNamespace(s state, namespaces map[string]bool, all bool) map[string][]*mesh.Workload {

@@ -5,7 +5,7 @@ import (
 	"net/netip"
 	"reflect"
 
-	"isthmus.dev/isthmus/controlplane/slots"
+	"isthmus.dev/isthmus/controlplane/allocate"
 	"isthmus.dev/isthmus/mesh"
 )
 
@@ -144,7 +144,7 @@ func (f *folding) apply(u mesh.Update) {
 			}
 		}
 	case mesh.SetSlots:
-		if !slots.SamePlaces(s.slots[u.Service], u.Slots) {
+		if !allocate.SamePlaces(s.slots[u.Service], u.Slots) {
 			own(&s.slots, &f.owned.slots)[u.Service] = u.Slots
 			f.touch(u.Service.Namespace)
 		}

@@ -36,7 +36,7 @@ type Config struct {
 	ConfigDelay time.Duration
 	// ConfigLongest bounds the wait where configuration never pauses; 0 means 200 ms.
 	ConfigLongest time.Duration
-	// SlotLimit is the greatest number of slots of a service; 0 means slots.Limit.
+	// SlotLimit is the greatest number of slots of a service; 0 means allocate.SlotLimit.
 	SlotLimit int
 	// AssignVIPs chooses addresses for hosts that have none: taken are all that
 	// were ever given out. It is pure and may leave hosts out (with the error why).

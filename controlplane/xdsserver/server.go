@@ -1,6 +1,6 @@
 // Package xdsserver serves proxies their configuration over incremental xDS (aggregated, gRPC).
 //
-// It is a shell: what to send is decided by deltaxds, what there is by the Generate function it is given. Each stream is
+// It is a shell: what to send is decided by xds, what there is by the Generate function it is given. Each stream is
 // one goroutine that reads immutable snapshots; streams share nothing but a small table of proxies, so a slow client
 // delays nobody. State-of-the-world streams are refused: Envoy and the agents of this project speak delta.
 package xdsserver
@@ -18,9 +18,9 @@ import (
 	"google.golang.org/grpc/status"
 
 	"isthmus.dev/isthmus/controlplane/translate"
-	"isthmus.dev/isthmus/internal/deltaxds"
-	"isthmus.dev/isthmus/internal/deltaxds/adsstream"
 	"isthmus.dev/isthmus/mesh"
+	"isthmus.dev/isthmus/xds"
+	"isthmus.dev/isthmus/xds/stream"
 )
 
 // Config of a Server.
@@ -31,7 +31,7 @@ type Config struct {
 	Watch func(ctx context.Context) <-chan struct{}
 	// Generate gives the whole configuration of one proxy, sharing with old what did not change. It must depend on
 	// its arguments only: it is called again when a version of the snapshot has changed. Required.
-	Generate func(old deltaxds.State, s *mesh.Snapshot, id translate.ProxyID) deltaxds.State
+	Generate func(old xds.State, s *mesh.Snapshot, id translate.ProxyID) xds.State
 	// Identify says who the client of a stream is; an error refuses the stream. It is asked again after each snapshot:
 	// a stream ends when its client is no longer the same, for this cluster may have got another name. Required; see
 	// PeerIdentity.
@@ -74,7 +74,7 @@ type proxy struct {
 
 	generate  sync.Mutex // guards the three below
 	versions  mesh.Versions
-	state     deltaxds.State
+	state     xds.State
 	generated bool
 }
 
@@ -98,7 +98,7 @@ func New(cfg Config) (*Server, error) {
 	return &Server{cfg: cfg, proxies: map[translate.ProxyID]*proxy{}}, nil
 }
 
-// Register adds the service to a gRPC server, which should have [adsstream.MaxMessage] as its limit and authenticate
+// Register adds the service to a gRPC server, which should have [stream.MaxMessage] as its limit and authenticate
 // clients by mTLS.
 func (s *Server) Register(r grpc.ServiceRegistrar) {
 	discoveryv3.RegisterAggregatedDiscoveryServiceServer(r, s)
@@ -110,8 +110,8 @@ func (s *Server) StreamAggregatedResources(grpc.BidiStreamingServer[discoveryv3.
 }
 
 // DeltaAggregatedResources serves one proxy until its stream ends.
-func (s *Server) DeltaAggregatedResources(stream adsstream.ServerStream) error {
-	ctx := stream.Context()
+func (s *Server) DeltaAggregatedResources(client stream.ServerStream) error {
+	ctx := client.Context()
 	id, err := s.cfg.Identify(ctx)
 	if err != nil {
 		return status.Error(codes.Unauthenticated, err.Error())
@@ -124,8 +124,8 @@ func (s *Server) DeltaAggregatedResources(stream adsstream.ServerStream) error {
 	log := s.cfg.Log.With("proxy", id.Namespace+"/"+id.Instance)
 	nacks := map[string]string{}
 	introduce := func(version string) { s.introduce(p, number, version) }
-	return adsstream.Serve(introduced{stream, introduce}, adsstream.Source{
-		State: func() (deltaxds.State, bool) { return s.stateOf(p, id) },
+	return stream.Serve(introduced{client, introduce}, stream.Source{
+		State: func() (xds.State, bool) { return s.stateOf(p, id) },
 		Allowed: func() error {
 			if now, err := s.cfg.Identify(ctx); err != nil || now != id {
 				return status.Errorf(codes.Unauthenticated, "%s/%s is no longer a proxy of this cluster, start it again for a new identity: %v", id.Namespace, id.Instance, err)
@@ -133,8 +133,8 @@ func (s *Server) DeltaAggregatedResources(stream adsstream.ServerStream) error {
 			return nil
 		},
 		Changed: s.cfg.Watch(ctx),
-		Session: deltaxds.Config{Authoritative: true},
-		Observe: func(types []deltaxds.TypeStatus) {
+		Session: xds.Config{Authoritative: true},
+		Observe: func(types []xds.TypeStatus) {
 			for _, t := range types {
 				if t.Nack != nacks[t.TypeURL] && t.Nack != "" {
 					log.Warn("proxy refused configuration", "type", t.TypeURL, "resources", t.Refused, "err", t.Nack)
@@ -148,7 +148,7 @@ func (s *Server) DeltaAggregatedResources(stream adsstream.ServerStream) error {
 
 // introduced reads the node, which comes with a stream's first request, in passing: the state machines do without it.
 type introduced struct {
-	adsstream.ServerStream
+	stream.ServerStream
 	introduce func(version string)
 }
 
@@ -163,10 +163,10 @@ func (i introduced) Recv() (*discoveryv3.DeltaDiscoveryRequest, error) {
 // stateOf gives the configuration of a proxy at the present snapshot, generating it only when a version has changed. ok
 // is false before the control plane has loaded its state, and while it is in no federation: an empty answer would make
 // proxies drop what they have.
-func (s *Server) stateOf(p *proxy, id translate.ProxyID) (deltaxds.State, bool) {
+func (s *Server) stateOf(p *proxy, id translate.ProxyID) (xds.State, bool) {
 	snapshot := s.cfg.Snapshot()
 	if !snapshot.Ready || snapshot.Trust == nil {
-		return deltaxds.State{}, false
+		return xds.State{}, false
 	}
 	p.generate.Lock()
 	defer p.generate.Unlock()

@@ -24,9 +24,9 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"isthmus.dev/isthmus/controlplane/translate"
-	"isthmus.dev/isthmus/internal/deltaxds"
-	"isthmus.dev/isthmus/internal/deltaxds/adsstream"
 	"isthmus.dev/isthmus/mesh"
+	"isthmus.dev/isthmus/xds"
+	"isthmus.dev/isthmus/xds/stream"
 )
 
 // plane is a control plane reduced to what the server needs. Configuration is one cluster whose content is the
@@ -42,8 +42,8 @@ type plane struct {
 	size      int          // bytes of the cluster
 }
 
-func cluster(content string) deltaxds.Resource {
-	return deltaxds.Resource{Name: "c", Version: "v" + content, Body: &anypb.Any{TypeUrl: deltaxds.ClusterType, Value: []byte(content)}}
+func cluster(content string) xds.Resource {
+	return xds.Resource{Name: "c", Version: "v" + content, Body: &anypb.Any{TypeUrl: xds.ClusterType, Value: []byte(content)}}
 }
 
 func newPlane(t *testing.T, change func(*Config)) *plane {
@@ -57,10 +57,10 @@ func newPlane(t *testing.T, change func(*Config)) *plane {
 			p.watchers <- c
 			return c
 		},
-		Generate: func(old deltaxds.State, s *mesh.Snapshot, id translate.ProxyID) deltaxds.State {
+		Generate: func(old xds.State, s *mesh.Snapshot, id translate.ProxyID) xds.State {
 			p.generated.Add(1)
 			content := string(rune('0'+s.Versions.Config)) + " for " + id.Instance + string(make([]byte, p.size))
-			return old.With(deltaxds.ClusterType, map[string]deltaxds.Resource{"c": cluster(content)})
+			return old.With(xds.ClusterType, map[string]xds.Resource{"c": cluster(content)})
 		},
 		Identify: func(ctx context.Context) (translate.ProxyID, error) {
 			md, _ := metadata.FromIncomingContext(ctx)
@@ -84,13 +84,13 @@ func newPlane(t *testing.T, change func(*Config)) *plane {
 	if err != nil {
 		t.Fatal(err)
 	}
-	g := grpc.NewServer(grpc.MaxRecvMsgSize(adsstream.MaxMessage))
+	g := grpc.NewServer(grpc.MaxRecvMsgSize(stream.MaxMessage))
 	p.server.Register(g)
 	done := make(chan error, 1)
 	go func() { done <- g.Serve(listener) }()
 	t.Cleanup(func() { g.Stop(); <-done })
 	if p.conn, err = grpc.NewClient("unix:"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(adsstream.MaxMessage))); err != nil {
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(stream.MaxMessage))); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { p.conn.Close() })
@@ -118,36 +118,36 @@ func (p *plane) open(instance string) (clientStream, chan struct{}, context.Canc
 	if instance != "" {
 		ctx = metadata.AppendToOutgoingContext(ctx, "instance", instance)
 	}
-	stream, err := discoveryv3.NewAggregatedDiscoveryServiceClient(p.conn).DeltaAggregatedResources(ctx)
+	client, err := discoveryv3.NewAggregatedDiscoveryServiceClient(p.conn).DeltaAggregatedResources(ctx)
 	if err != nil {
 		p.t.Fatal(err)
 	}
 	if instance == "" {
-		return stream, nil, cancel
+		return client, nil, cancel
 	}
 	select {
 	case c := <-p.watchers:
-		return stream, c, cancel
+		return client, c, cancel
 	case <-ctx.Done():
 		p.t.Fatal("the stream never watched")
 		return nil, nil, nil
 	}
 }
 
-func (p *plane) say(stream clientStream, req deltaxds.Request) {
+func (p *plane) say(client clientStream, req xds.Request) {
 	p.t.Helper()
-	if err := stream.Send(adsstream.RequestMessage(req)); err != nil {
+	if err := client.Send(stream.RequestMessage(req)); err != nil {
 		p.t.Fatal(err)
 	}
 }
 
-func (p *plane) hear(stream clientStream, want string) deltaxds.Response {
+func (p *plane) hear(client clientStream, want string) xds.Response {
 	p.t.Helper()
-	m, err := stream.Recv()
+	m, err := client.Recv()
 	if err != nil {
 		p.t.Fatalf("receive: %v (want %s)", err, want)
 	}
-	r := adsstream.Response(m)
+	r := stream.Response(m)
 	if len(r.Resources) != 1 || string(r.Resources[0].Body.Value) != want {
 		p.t.Fatalf("got %v, want one cluster %q", m, want)
 	}
@@ -170,10 +170,10 @@ func (p *plane) eventually(why string, ok func([]ProxyStatus) bool) {
 
 func TestServes(t *testing.T) {
 	p := newPlane(t, nil)
-	stream, wake, cancel := p.open("a")
-	first := adsstream.RequestMessage(deltaxds.Request{TypeURL: deltaxds.ClusterType})
+	client, wake, cancel := p.open("a")
+	first := stream.RequestMessage(xds.Request{TypeURL: xds.ClusterType})
 	first.Node = &corev3.Node{UserAgentVersionType: &corev3.Node_UserAgentVersion{UserAgentVersion: "v1.2.3"}}
-	if err := stream.Send(first); err != nil {
+	if err := client.Send(first); err != nil {
 		t.Fatal(err)
 	}
 	p.eventually("connected", func(s []ProxyStatus) bool { return len(s) == 1 && s[0].Connected && s[0].Version == "v1.2.3" })
@@ -181,35 +181,35 @@ func TestServes(t *testing.T) {
 		t.Fatalf("generated %d times before there was a state", n)
 	}
 	p.publish(1, wake)
-	r := p.hear(stream, "1 for a")
-	p.say(stream, deltaxds.Request{TypeURL: deltaxds.ClusterType, Nonce: r.Nonce})
-	synced := func(s []ProxyStatus) bool { return len(s) == 1 && s[0].Type(deltaxds.ClusterType).Synced }
+	r := p.hear(client, "1 for a")
+	p.say(client, xds.Request{TypeURL: xds.ClusterType, Nonce: r.Nonce})
+	synced := func(s []ProxyStatus) bool { return len(s) == 1 && s[0].Type(xds.ClusterType).Synced }
 	p.eventually("synced", synced)
 
 	p.publish(2, wake)
-	r = p.hear(stream, "2 for a")
-	p.say(stream, deltaxds.Request{TypeURL: deltaxds.ClusterType, Nonce: r.Nonce, Nack: "no good"})
+	r = p.hear(client, "2 for a")
+	p.say(client, xds.Request{TypeURL: xds.ClusterType, Nonce: r.Nonce, Nack: "no good"})
 	p.eventually("refusal shown", func(s []ProxyStatus) bool {
-		st := s[0].Type(deltaxds.ClusterType)
+		st := s[0].Type(xds.ClusterType)
 		return !st.Synced && st.Nack == "no good" && st.Acked != st.Version && slices.Equal(st.Refused, []string{"c"})
 	})
 	p.publish(3, wake)
-	r = p.hear(stream, "3 for a")
-	p.say(stream, deltaxds.Request{TypeURL: deltaxds.ClusterType, Nonce: r.Nonce})
+	r = p.hear(client, "3 for a")
+	p.say(client, xds.Request{TypeURL: xds.ClusterType, Nonce: r.Nonce})
 	p.eventually("refusal over", synced)
 
 	before := p.generated.Load()
 	cancel()
 	p.eventually("gone, still shown", func(s []ProxyStatus) bool { return len(s) == 1 && !s[0].Connected })
 	// A client that is current gets nothing: what it gets first is the change made after it came back.
-	stream, wake, _ = p.open("a")
-	p.say(stream, deltaxds.Request{TypeURL: deltaxds.ClusterType, InitialVersions: map[string]string{"c": "v3 for a"}})
+	client, wake, _ = p.open("a")
+	p.say(client, xds.Request{TypeURL: xds.ClusterType, InitialVersions: map[string]string{"c": "v3 for a"}})
 	p.eventually("synced at once", synced)
 	if n := p.generated.Load(); n != before {
 		t.Errorf("generated %d times for an unchanged snapshot", n-before)
 	}
 	p.publish(4, wake)
-	p.hear(stream, "4 for a")
+	p.hear(client, "4 for a")
 }
 
 func TestSlowClientBlocksNobody(t *testing.T) {
@@ -217,18 +217,18 @@ func TestSlowClientBlocksNobody(t *testing.T) {
 	p.size = 1 << 20 // beyond the stream's window, so that sends block
 	p.publish(1)
 	slow, slowWake, _ := p.open("slow")
-	p.say(slow, deltaxds.Request{TypeURL: deltaxds.ClusterType}) // and never reads
+	p.say(slow, xds.Request{TypeURL: xds.ClusterType}) // and never reads
 	fast, wake, _ := p.open("fast")
-	p.say(fast, deltaxds.Request{TypeURL: deltaxds.ClusterType})
+	p.say(fast, xds.Request{TypeURL: xds.ClusterType})
 	for v := uint64(1); v < 5; v++ {
 		p.publish(v, wake, slowWake)
 		m, err := fast.Recv()
 		if err != nil {
 			t.Fatal(err)
 		}
-		p.say(fast, deltaxds.Request{TypeURL: deltaxds.ClusterType, Nonce: m.Nonce})
+		p.say(fast, xds.Request{TypeURL: xds.ClusterType, Nonce: m.Nonce})
 		p.eventually("the fast client is synced", func(s []ProxyStatus) bool {
-			return len(s) == 2 && s[0].ID.Instance == "fast" && s[0].Type(deltaxds.ClusterType).Synced
+			return len(s) == 2 && s[0].ID.Instance == "fast" && s[0].Type(xds.ClusterType).Synced
 		})
 	}
 }
@@ -272,13 +272,13 @@ func TestIdentityEnds(t *testing.T) {
 			return identify(ctx)
 		}
 	})
-	stream, wake, _ := p.open("a")
-	p.say(stream, deltaxds.Request{TypeURL: deltaxds.ClusterType})
+	client, wake, _ := p.open("a")
+	p.say(client, xds.Request{TypeURL: xds.ClusterType})
 	p.publish(1, wake)
-	p.hear(stream, "1 for a")
+	p.hear(client, "1 for a")
 	renamed.Store(true)
 	p.publish(2, wake)
-	if m, err := stream.Recv(); status.Code(err) != codes.Unauthenticated {
+	if m, err := client.Recv(); status.Code(err) != codes.Unauthenticated {
 		t.Errorf("a proxy of the former name got %v, %v", m, err)
 	}
 }

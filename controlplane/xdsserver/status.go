@@ -9,7 +9,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"isthmus.dev/isthmus/controlplane/translate"
-	"isthmus.dev/isthmus/internal/deltaxds"
+	"isthmus.dev/isthmus/xds"
 )
 
 // maxVersion bounds what a proxy may give as its version, in bytes.
@@ -20,7 +20,7 @@ type record struct {
 	connected bool
 	since     time.Time
 	version   string
-	types     []deltaxds.TypeStatus
+	types     []xds.TypeStatus
 }
 
 // ProxyStatus is how far one proxy is with its configuration.
@@ -32,17 +32,17 @@ type ProxyStatus struct {
 	// Version of the program that it says to be; "" if it says none.
 	Version string
 	// Types in make-before-break order; those of its last moment when it is gone.
-	Types []deltaxds.TypeStatus
+	Types []xds.TypeStatus
 }
 
 // Type returns the status of one type URL; zero if the proxy never asked for it.
-func (p *ProxyStatus) Type(typeURL string) deltaxds.TypeStatus {
+func (p *ProxyStatus) Type(typeURL string) xds.TypeStatus {
 	for _, t := range p.Types {
 		if t.TypeURL == typeURL {
 			return t
 		}
 	}
-	return deltaxds.TypeStatus{TypeURL: typeURL}
+	return xds.TypeStatus{TypeURL: typeURL}
 }
 
 // Status lists the proxies that are connected, and those that went within Config.KeepGone, by namespace and instance.
@@ -88,7 +88,7 @@ func (s *Server) disconnect(id translate.ProxyID, p *proxy) {
 }
 
 // report keeps what the newest stream of a proxy says; an older one that lingers says nothing any more.
-func (s *Server) report(p *proxy, stream uint64, types []deltaxds.TypeStatus) {
+func (s *Server) report(p *proxy, stream uint64, types []xds.TypeStatus) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if p.latest == stream {

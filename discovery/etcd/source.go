@@ -8,7 +8,7 @@ import (
 	"slices"
 	"time"
 
-	"isthmus.dev/isthmus/controlplane/config"
+	"isthmus.dev/isthmus/config"
 	"isthmus.dev/isthmus/mesh"
 )
 

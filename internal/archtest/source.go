@@ -27,7 +27,7 @@ var vague = map[string]bool{"util": true, "utils": true, "common": true, "helper
 var bareTodo = regexp.MustCompile(`\b(TODO|FIXME|XXX|HACK)\b($|[^(]|\([^#])`)
 
 // umaskAt may set the umask: it does so on a thread that has unshared it and is thrown away.
-const umaskAt = "internal/demo/process"
+const umaskAt = "demo/process"
 
 // Source checks the Go files below fsys, generated ones and other modules apart, and returns a message for everything
 // that breaks a rule of the style: file and function length, one package comment per package, telling package names,

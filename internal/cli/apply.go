@@ -13,7 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"isthmus.dev/isthmus/api/admin"
-	"isthmus.dev/isthmus/controlplane/config"
+	"isthmus.dev/isthmus/config"
 	"isthmus.dev/isthmus/internal/cli/exit"
 	"isthmus.dev/isthmus/internal/cli/output"
 	"isthmus.dev/isthmus/internal/hint"

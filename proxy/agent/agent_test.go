@@ -31,9 +31,9 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"isthmus.dev/isthmus/api/workload"
-	"isthmus.dev/isthmus/internal/deltaxds"
 	"isthmus.dev/isthmus/internal/hint"
 	"isthmus.dev/isthmus/internal/version"
+	"isthmus.dev/isthmus/xds"
 )
 
 // scene is the configuration under test: listeners on Unix sockets, so that nothing on the machine is in the way.
@@ -82,57 +82,57 @@ func (s scene) listener(name, socket string, secure bool) *listenerv3.Listener {
 	return &listenerv3.Listener{Name: name, Address: pipe(socket), FilterChains: []*listenerv3.FilterChain{chain}}
 }
 
-func (s scene) state(t *testing.T) deltaxds.State {
+func (s scene) state(t *testing.T) xds.State {
 	t.Helper()
-	var state deltaxds.State
+	var state xds.State
 	add := func(typeURL, name string, m proto.Message) {
-		state = state.Apply(typeURL, []deltaxds.Resource{must(deltaxds.New(name, m))(t)}, nil)
+		state = state.Apply(typeURL, []xds.Resource{must(xds.New(name, m))(t)}, nil)
 	}
 	var routes []*routev3.Route
 	for _, name := range []string{"app", s.more} {
 		if name == "" {
 			continue
 		}
-		add(deltaxds.ClusterType, name, &clusterv3.Cluster{
+		add(xds.ClusterType, name, &clusterv3.Cluster{
 			Name: name, ConnectTimeout: durationpb.New(time.Second),
 			ClusterDiscoveryType: &clusterv3.Cluster_Type{Type: clusterv3.Cluster_EDS},
 			EdsClusterConfig:     &clusterv3.Cluster_EdsClusterConfig{EdsConfig: adsSource()},
 		})
-		add(deltaxds.EndpointType, name, assignment(name, pipe(s.app)))
+		add(xds.EndpointType, name, assignment(name, pipe(s.app)))
 		routes = append(routes, &routev3.Route{
 			Match:  &routev3.RouteMatch{PathSpecifier: &routev3.RouteMatch_Prefix{Prefix: "/" + name}},
 			Action: &routev3.Route_Route{Route: &routev3.RouteAction{ClusterSpecifier: &routev3.RouteAction_Cluster{Cluster: name}}},
 		})
 	}
-	add(deltaxds.ClusterType, "inbound|8080||", &clusterv3.Cluster{
+	add(xds.ClusterType, "inbound|8080||", &clusterv3.Cluster{
 		Name: "inbound|8080||", ConnectTimeout: durationpb.New(time.Second),
 		ClusterDiscoveryType: &clusterv3.Cluster_Type{Type: clusterv3.Cluster_STATIC},
 		LoadAssignment: assignment("inbound|8080||", &corev3.Address{Address: &corev3.Address_SocketAddress{SocketAddress: &corev3.SocketAddress{
 			Address: "127.0.0.1", PortSpecifier: &corev3.SocketAddress_PortValue{PortValue: s.appPort}}}}),
 	})
-	add(deltaxds.ListenerType, "plain", s.listener("plain", s.plain, false))
-	add(deltaxds.ListenerType, "secure", s.listener("secure", s.secure, true))
+	add(xds.ListenerType, "plain", s.listener("plain", s.plain, false))
+	add(xds.ListenerType, "secure", s.listener("secure", s.secure, true))
 	if s.bad {
 		l := s.listener("bad", s.plain+".bad", false)
 		l.FilterChains[0].Filters[0].ConfigType = nil
-		add(deltaxds.ListenerType, "bad", l)
+		add(xds.ListenerType, "bad", l)
 	}
 	if s.taken != 0 {
 		l := s.listener("taken", "", false)
 		l.Address = &corev3.Address{Address: &corev3.Address_SocketAddress{SocketAddress: &corev3.SocketAddress{
 			Address: "127.0.0.1", PortSpecifier: &corev3.SocketAddress_PortValue{PortValue: s.taken}}}}
-		add(deltaxds.ListenerType, "taken", l)
+		add(xds.ListenerType, "taken", l)
 	}
 	routes = append(routes, &routev3.Route{
 		Match: &routev3.RouteMatch{PathSpecifier: &routev3.RouteMatch_Prefix{Prefix: "/"}},
 		Action: &routev3.Route_DirectResponse{DirectResponse: &routev3.DirectResponseAction{Status: 200,
 			Body: &corev3.DataSource{Specifier: &corev3.DataSource_InlineString{InlineString: s.answer}}}},
 	})
-	add(deltaxds.RouteType, "routes", &routev3.RouteConfiguration{Name: "routes", VirtualHosts: []*routev3.VirtualHost{{
+	add(xds.RouteType, "routes", &routev3.RouteConfiguration{Name: "routes", VirtualHosts: []*routev3.VirtualHost{{
 		Name: "all", Domains: []string{"*"}, Routes: routes,
 	}}})
-	add(deltaxds.SecretType, "unused", &tlsv3.Secret{Name: "unused"})
-	add(deltaxds.NameTableType, "names", &workload.NameTable{Addresses: map[string]string{"reviews.shop.svc.clusterset.local": "240.240.0.7"}})
+	add(xds.SecretType, "unused", &tlsv3.Secret{Name: "unused"})
+	add(xds.NameTableType, "names", &workload.NameTable{Addresses: map[string]string{"reviews.shop.svc.clusterset.local": "240.240.0.7"}})
 	return state
 }
 
@@ -236,7 +236,7 @@ func TestLife(t *testing.T) {
 		s.bad, s.answer = true, "v3"
 		cp.set(s.state(t))
 		eventually(t, "refused", truth(func() bool {
-			st := cp.typeStatus(deltaxds.ListenerType)
+			st := cp.typeStatus(xds.ListenerType)
 			return st.Nack != "" && slices.Equal(st.Refused, []string{"bad"}) && !st.Synced
 		}))
 		eventually(t, "the rest arrived", answers(s.plain, "/", "200 v3"))
@@ -266,7 +266,7 @@ func TestLife(t *testing.T) {
 	t.Run("an Envoy killed while the control plane is dead comes back", func(t *testing.T) {
 		eventually(t, "on disk", func() error {
 			state, _, err := readCache(stateDir)
-			if _, removed := deltaxds.Diff(state, *cp.state.Load(), deltaxds.RouteType); err == nil && (len(removed) > 0 || state.Version(deltaxds.RouteType) != cp.state.Load().Version(deltaxds.RouteType)) {
+			if _, removed := xds.Diff(state, *cp.state.Load(), xds.RouteType); err == nil && (len(removed) > 0 || state.Version(xds.RouteType) != cp.state.Load().Version(xds.RouteType)) {
 				err = errors.New("an older one")
 			}
 			return err
@@ -326,7 +326,7 @@ func TestBadFromTheStart(t *testing.T) {
 	cp.set(s.state(t))
 	r := start(t, dir, filepath.Join(dir, "state"), cp.token(time.Minute), nil)
 	eventually(t, "shown", truth(func() bool {
-		st := cp.typeStatus(deltaxds.ListenerType)
+		st := cp.typeStatus(xds.ListenerType)
 		return slices.Equal(st.Refused, []string{"bad"}) && st.Nack != ""
 	}))
 	eventually(t, "the rest serves", answers(s.plain, "/", "200 v1"))

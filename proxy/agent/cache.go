@@ -13,7 +13,7 @@ import (
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"google.golang.org/protobuf/proto"
 
-	"isthmus.dev/isthmus/internal/deltaxds"
+	"isthmus.dev/isthmus/xds"
 )
 
 // cacheFile is the last good configuration: a line with the format, the SHA-256 of the rest, and the rest: one
@@ -28,7 +28,7 @@ const cacheMagic = "isthmus-xds/1\n"
 const maxCache = 512 << 20
 
 // encodeCache writes a State; equal States give equal bytes.
-func encodeCache(state deltaxds.State) ([]byte, error) {
+func encodeCache(state xds.State) ([]byte, error) {
 	all := &discoveryv3.DeltaDiscoveryResponse{}
 	for _, t := range state.Types() {
 		first := len(all.Resources)
@@ -46,31 +46,31 @@ func encodeCache(state deltaxds.State) ([]byte, error) {
 }
 
 // decodeCache reads what encodeCache wrote.
-func decodeCache(data []byte) (deltaxds.State, error) {
+func decodeCache(data []byte) (xds.State, error) {
 	rest, ok := bytes.CutPrefix(data, []byte(cacheMagic))
 	if !ok || len(rest) < sha256.Size {
-		return deltaxds.State{}, errors.New("unknown format")
+		return xds.State{}, errors.New("unknown format")
 	}
 	body := rest[sha256.Size:]
 	if sum := sha256.Sum256(body); !bytes.Equal(sum[:], rest[:sha256.Size]) {
-		return deltaxds.State{}, errors.New("checksum does not match")
+		return xds.State{}, errors.New("checksum does not match")
 	}
 	var all discoveryv3.DeltaDiscoveryResponse
 	if err := proto.Unmarshal(body, &all); err != nil {
-		return deltaxds.State{}, fmt.Errorf("decode: %w", err)
+		return xds.State{}, fmt.Errorf("decode: %w", err)
 	}
-	types := map[string]map[string]deltaxds.Resource{}
+	types := map[string]map[string]xds.Resource{}
 	for _, r := range all.Resources {
 		t := r.GetResource().GetTypeUrl()
 		if t == "" || r.Name == "" || r.Version == "" {
-			return deltaxds.State{}, fmt.Errorf("resource %q without type or version", r.Name)
+			return xds.State{}, fmt.Errorf("resource %q without type or version", r.Name)
 		}
 		if types[t] == nil {
-			types[t] = map[string]deltaxds.Resource{}
+			types[t] = map[string]xds.Resource{}
 		}
-		types[t][r.Name] = deltaxds.Resource{Name: r.Name, Version: r.Version, Body: r.Resource}
+		types[t][r.Name] = xds.Resource{Name: r.Name, Version: r.Version, Body: r.Resource}
 	}
-	var state deltaxds.State
+	var state xds.State
 	for t, resources := range types {
 		state = state.With(t, resources)
 	}
@@ -78,7 +78,7 @@ func decodeCache(data []byte) (deltaxds.State, error) {
 }
 
 // readCache reads the cache in dir. ok is false when there is none; an error says that there is one, damaged.
-func readCache(dir string) (state deltaxds.State, ok bool, err error) {
+func readCache(dir string) (state xds.State, ok bool, err error) {
 	path := filepath.Join(dir, cacheFile)
 	info, err := os.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -95,13 +95,13 @@ func readCache(dir string) (state deltaxds.State, ok bool, err error) {
 		state, err = decodeCache(data)
 	}
 	if err != nil {
-		return deltaxds.State{}, false, fmt.Errorf("last good configuration %s: %w", path, err)
+		return xds.State{}, false, fmt.Errorf("last good configuration %s: %w", path, err)
 	}
 	return state, true, nil
 }
 
 // writeCache replaces the cache in dir: after a crash it is the old one or the new one, whole.
-func writeCache(dir string, state deltaxds.State) (err error) {
+func writeCache(dir string, state xds.State) (err error) {
 	data, err := encodeCache(state)
 	if err != nil {
 		return err

@@ -10,18 +10,18 @@ import (
 
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
-	"isthmus.dev/isthmus/internal/deltaxds"
+	"isthmus.dev/isthmus/xds"
 )
 
-func cached(t testing.TB) (deltaxds.State, []byte) {
+func cached(t testing.TB) (xds.State, []byte) {
 	t.Helper()
-	var state deltaxds.State
+	var state xds.State
 	for _, name := range []string{"b", "a", "c"} {
-		r, err := deltaxds.New(name, wrapperspb.String("content of "+name))
+		r, err := xds.New(name, wrapperspb.String("content of "+name))
 		if err != nil {
 			t.Fatal(err)
 		}
-		state = state.Apply(r.Body.TypeUrl, []deltaxds.Resource{r}, nil)
+		state = state.Apply(r.Body.TypeUrl, []xds.Resource{r}, nil)
 	}
 	data, err := encodeCache(state)
 	if err != nil {
@@ -30,7 +30,7 @@ func cached(t testing.TB) (deltaxds.State, []byte) {
 	return state, data
 }
 
-func same(a, b deltaxds.State) bool {
+func same(a, b xds.State) bool {
 	for _, t := range append(a.Types(), b.Types()...) {
 		if a.Version(t) != b.Version(t) {
 			return false

@@ -25,12 +25,12 @@ import (
 
 	"isthmus.dev/isthmus/api/rpc/workloadrpc"
 	"isthmus.dev/isthmus/api/workload"
-	"isthmus.dev/isthmus/internal/deltaxds"
-	"isthmus.dev/isthmus/internal/deltaxds/adsstream"
 	"isthmus.dev/isthmus/mesh"
 	"isthmus.dev/isthmus/proxy/bootstrap"
 	"isthmus.dev/isthmus/trust/anchor"
 	"isthmus.dev/isthmus/trust/ca"
+	"isthmus.dev/isthmus/xds"
+	"isthmus.dev/isthmus/xds/stream"
 )
 
 const (
@@ -46,8 +46,8 @@ type controlPlane struct {
 	anchorPEM    []byte
 	renewAfter   time.Duration // of the next certificate
 
-	state   atomic.Pointer[deltaxds.State]
-	status  atomic.Pointer[[]deltaxds.TypeStatus]
+	state   atomic.Pointer[xds.State]
+	status  atomic.Pointer[[]xds.TypeStatus]
 	health  atomic.Pointer[workload.HealthReport]
 	speaker atomic.Pointer[string] // name and version that the newest stream gave
 	issued  atomic.Int64
@@ -111,7 +111,7 @@ func (c *controlPlane) start() {
 		Anonymous:   true,
 		Protocols:   []string{"h2"},
 	}
-	c.serving = grpc.NewServer(grpc.Creds(credentials.NewTLS(end.Server())), grpc.MaxRecvMsgSize(adsstream.MaxMessage))
+	c.serving = grpc.NewServer(grpc.Creds(credentials.NewTLS(end.Server())), grpc.MaxRecvMsgSize(stream.MaxMessage))
 	discoveryv3.RegisterAggregatedDiscoveryServiceServer(c.serving, fakeADS{c})
 	workloadrpc.RegisterIdentityServer(c.serving, fakeIdentity{c: c})
 	workloadrpc.RegisterHealthServer(c.serving, fakeHealth{c: c})
@@ -141,7 +141,7 @@ func (c *controlPlane) token(life time.Duration) []byte {
 	}))(c.t)
 }
 
-func (c *controlPlane) set(state deltaxds.State) {
+func (c *controlPlane) set(state xds.State) {
 	c.state.Store(&state)
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -154,7 +154,7 @@ func (c *controlPlane) set(state deltaxds.State) {
 }
 
 // typeStatus is what the control plane knows of the agent; zero when nothing.
-func (c *controlPlane) typeStatus(typeURL string) deltaxds.TypeStatus {
+func (c *controlPlane) typeStatus(typeURL string) xds.TypeStatus {
 	if all := c.status.Load(); all != nil {
 		for _, s := range *all {
 			if s.TypeURL == typeURL {
@@ -162,7 +162,7 @@ func (c *controlPlane) typeStatus(typeURL string) deltaxds.TypeStatus {
 			}
 		}
 	}
-	return deltaxds.TypeStatus{}
+	return xds.TypeStatus{}
 }
 
 // synced tells whether the agent has accepted everything.
@@ -181,7 +181,7 @@ func (c fakeADS) StreamAggregatedResources(grpc.BidiStreamingServer[discoveryv3.
 	return status.Error(codes.Unimplemented, "no")
 }
 
-func (c fakeADS) DeltaAggregatedResources(stream adsstream.ServerStream) error {
+func (c fakeADS) DeltaAggregatedResources(client stream.ServerStream) error {
 	wake := make(chan struct{}, 1)
 	c.mu.Lock()
 	c.wakes[wake] = true
@@ -191,22 +191,22 @@ func (c fakeADS) DeltaAggregatedResources(stream adsstream.ServerStream) error {
 		delete(c.wakes, wake)
 		c.mu.Unlock()
 	}()
-	return adsstream.Serve(introduced{stream, &c.speaker}, adsstream.Source{
+	return stream.Serve(introduced{client, &c.speaker}, stream.Source{
 		Changed: wake,
-		Session: deltaxds.Config{Authoritative: true},
-		State: func() (deltaxds.State, bool) {
+		Session: xds.Config{Authoritative: true},
+		State: func() (xds.State, bool) {
 			if s := c.state.Load(); s != nil {
 				return *s, true
 			}
-			return deltaxds.State{}, false
+			return xds.State{}, false
 		},
-		Observe: func(s []deltaxds.TypeStatus) { c.status.Store(&s) },
+		Observe: func(s []xds.TypeStatus) { c.status.Store(&s) },
 	})
 }
 
 // introduced notes who says to speak on a stream.
 type introduced struct {
-	adsstream.ServerStream
+	stream.ServerStream
 	speaker *atomic.Pointer[string]
 }
 

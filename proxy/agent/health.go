@@ -14,7 +14,7 @@ import (
 
 	"isthmus.dev/isthmus/api/rpc/workloadrpc"
 	"isthmus.dev/isthmus/api/workload"
-	"isthmus.dev/isthmus/internal/deltaxds"
+	"isthmus.dev/isthmus/xds"
 )
 
 // probeEvery is the time between two probes of the application, probeTimeout the longest one may take.
@@ -110,9 +110,9 @@ func (a *Agent) health(ctx context.Context) *workload.HealthReport {
 // appAddresses are where the application listens, according to the clusters that lead to it: the control plane knows the
 // ports from the services that select this workload. None for a workload without a service, which then is ready when its
 // proxy is.
-func appAddresses(state deltaxds.State) []netip.AddrPort {
+func appAddresses(state xds.State) []netip.AddrPort {
 	var out []netip.AddrPort
-	for r := range state.All(deltaxds.ClusterType) {
+	for r := range state.All(xds.ClusterType) {
 		if !strings.HasPrefix(r.Name, inboundPrefix) {
 			continue
 		}

@@ -17,16 +17,16 @@ import (
 
 	"isthmus.dev/isthmus/api/workload"
 	"isthmus.dev/isthmus/internal/bell"
-	"isthmus.dev/isthmus/internal/deltaxds"
-	"isthmus.dev/isthmus/internal/deltaxds/adsstream"
 	"isthmus.dev/isthmus/internal/hint"
 	"isthmus.dev/isthmus/internal/version"
+	"isthmus.dev/isthmus/xds"
+	"isthmus.dev/isthmus/xds/stream"
 )
 
 // upstreamTypes are what the agent takes from the control plane, all of each.
 var upstreamTypes = []string{
-	deltaxds.SecretType, deltaxds.ClusterType, deltaxds.EndpointType,
-	deltaxds.ListenerType, deltaxds.RouteType, deltaxds.NameTableType,
+	xds.SecretType, xds.ClusterType, xds.EndpointType,
+	xds.ListenerType, xds.RouteType, xds.NameTableType,
 }
 
 // envoyAbsence is how long the agent waits with its acknowledgements for an Envoy that is not connected. After that it
@@ -54,13 +54,13 @@ type hub struct {
 
 	events  chan linkEvent
 	reports chan envoyReport
-	save    chan deltaxds.State // of capacity 1: the latest good state
-	goodbye chan struct{}       // closed when run ends: nobody reads events any more
+	save    chan xds.State // of capacity 1: the latest good state
+	goodbye chan struct{}  // closed when run ends: nobody reads events any more
 
 	changed bell.Bell // rung after each publication
 
 	// Owned by run.
-	client   *deltaxds.Client
+	client   *xds.Client
 	received map[string]bool      // types of which something was received, or that were on disk
 	applied  map[string]uint64    // publication that has the pending response of a type
 	arrived  map[string]time.Time // when the latest response of a type came
@@ -80,14 +80,14 @@ type counters struct {
 // publication is one State for Envoy. Sequence grows by one with each.
 type publication struct {
 	sequence uint64
-	state    deltaxds.State
+	state    xds.State
 }
 
 // envoyReport is how far an Envoy is with a publication.
 type envoyReport struct {
 	stream   int64 // number of the stream, growing
 	sequence uint64
-	types    []deltaxds.TypeStatus
+	types    []xds.TypeStatus
 	gone     bool // the stream has ended
 }
 
@@ -104,21 +104,21 @@ func newHub(a *Agent) *hub {
 		agent:    a,
 		events:   make(chan linkEvent),
 		reports:  make(chan envoyReport),
-		save:     make(chan deltaxds.State, 1),
+		save:     make(chan xds.State, 1),
 		goodbye:  make(chan struct{}),
 		received: map[string]bool{},
 		applied:  map[string]uint64{},
 		arrived:  map[string]time.Time{},
 		told:     map[string]string{},
-		client:   newClient(deltaxds.State{}),
+		client:   newClient(xds.State{}),
 		absent:   time.Now(),
 	}
 }
 
-func newClient(state deltaxds.State) *deltaxds.Client {
-	c := deltaxds.NewClient(state)
+func newClient(state xds.State) *xds.Client {
+	c := xds.NewClient(state)
 	for _, t := range upstreamTypes {
-		c.Subscribe(t, deltaxds.Wildcard)
+		c.Subscribe(t, xds.Wildcard)
 	}
 	return c
 }
@@ -151,18 +151,18 @@ func (h *hub) run(ctx context.Context) error {
 	}
 	disconnect := connect()
 	defer func() { disconnect() }()
-	var stream grpc.BidiStreamingClient[discoveryv3.DeltaDiscoveryRequest, discoveryv3.DeltaDiscoveryResponse]
+	var up grpc.BidiStreamingClient[discoveryv3.DeltaDiscoveryRequest, discoveryv3.DeltaDiscoveryResponse]
 	introduced := false // whether the stream's first request, which says who speaks, is sent
-	send := func(requests ...deltaxds.Request) {
+	send := func(requests ...xds.Request) {
 		for _, r := range requests {
-			if stream == nil {
+			if up == nil {
 				return
 			}
-			m := adsstream.RequestMessage(r)
+			m := stream.RequestMessage(r)
 			if !introduced {
 				m.Node, introduced = node(), true
 			}
-			_ = stream.Send(m) // a broken stream is reported by its Recv
+			_ = up.Send(m) // a broken stream is reported by its Recv
 		}
 	}
 	wait := backoff{least: 100 * time.Millisecond, most: 5 * time.Second}
@@ -177,7 +177,7 @@ func (h *hub) run(ctx context.Context) error {
 		case e := <-h.events:
 			switch {
 			case e.stream != nil:
-				stream, introduced = e.stream, false
+				up, introduced = e.stream, false
 				send(h.client.Connect()...)
 			case e.message != nil:
 				if !h.link.Swap(true) {
@@ -185,9 +185,9 @@ func (h *hub) run(ctx context.Context) error {
 					failed = false
 					h.agent.cfg.Log.Info("configuration stream up")
 				}
-				send(h.receive(adsstream.Response(e.message))...)
+				send(h.receive(stream.Response(e.message))...)
 			default:
-				stream = nil
+				up = nil
 				if was := h.link.Swap(false); (was || !failed) && !renewed {
 					h.agent.cfg.Log.Warn("control plane away, going on with what is known", "err", e.err)
 				}
@@ -200,7 +200,7 @@ func (h *hub) run(ctx context.Context) error {
 			disconnect = connect()
 		case <-h.agent.identity.rotated:
 			h.publish()
-			if stream != nil {
+			if up != nil {
 				renewed = true
 				disconnect() // so that the control plane sees the new certificate; the error event brings the reconnect
 			}
@@ -257,11 +257,11 @@ func (h *hub) connect(ctx context.Context) {
 }
 
 // receive applies one response. A response that is not well formed is refused at once.
-func (h *hub) receive(resp deltaxds.Response) []deltaxds.Request {
+func (h *hub) receive(resp xds.Response) []xds.Request {
 	if err := h.client.Receive(resp); err != nil {
 		h.agent.cfg.Log.Warn("response of the control plane refused", "type", resp.TypeURL, "err", err)
 		if req, ok := h.client.Nack(resp.TypeURL, err.Error()); ok {
-			return []deltaxds.Request{req}
+			return []xds.Request{req}
 		}
 		return nil
 	}
@@ -293,7 +293,7 @@ func (h *hub) publish() {
 		h.agent.cfg.Log.Error("own certificate cannot be served", "err", err)
 		return
 	}
-	state = state.With(deltaxds.NameTableType, nil).Apply(deltaxds.SecretType, []deltaxds.Resource{secret}, nil)
+	state = state.With(xds.NameTableType, nil).Apply(xds.SecretType, []xds.Resource{secret}, nil)
 	next := &publication{sequence: 1, state: state}
 	if before := h.published.Load(); before != nil {
 		next.sequence = before.sequence + 1
@@ -306,13 +306,13 @@ func (h *hub) publish() {
 }
 
 // publishNames gives a changed name table to the name server.
-func (h *hub) publishNames(state deltaxds.State) {
-	version := state.Version(deltaxds.NameTableType)
+func (h *hub) publishNames(state xds.State) {
+	version := state.Version(xds.NameTableType)
 	if version == h.names || h.agent.cfg.Names == nil {
 		return
 	}
 	table := map[string]netip.Addr{}
-	for r := range state.All(deltaxds.NameTableType) {
+	for r := range state.All(xds.NameTableType) {
 		var names workload.NameTable
 		if err := r.Body.UnmarshalTo(&names); err != nil {
 			h.agent.cfg.Log.Warn("name table ignored", "err", err)
@@ -345,7 +345,7 @@ func (h *hub) observe(r envoyReport) error {
 	h.envoyLive.Store(&r)
 	h.absent = time.Time{}
 	for _, t := range r.types {
-		if t.TypeURL == deltaxds.ListenerType && strings.Contains(t.Nack, addressInUse) {
+		if t.TypeURL == xds.ListenerType && strings.Contains(t.Nack, addressInUse) {
 			err := fmt.Errorf("envoy cannot listen: %s", strings.TrimSpace(t.Nack))
 			return hint.Wrap(hint.Code(err, "port_in_use"), "stop the process that has the port (ss -ltnp shows it), then start the proxy again")
 		}
@@ -358,8 +358,8 @@ const addressInUse = "Address already in use"
 
 // answers gives the acknowledgements that are due to the control plane: for a type that Envoy never asks for, and while
 // nobody could use it, at once; otherwise when Envoy has accepted or refused everything of that type.
-func (h *hub) answers() []deltaxds.Request {
-	var out []deltaxds.Request
+func (h *hub) answers() []xds.Request {
+	var out []xds.Request
 	changed := false
 	for _, t := range upstreamTypes {
 		if !h.client.Pending(t) {
@@ -392,7 +392,7 @@ func (h *hub) answers() []deltaxds.Request {
 
 // verdict tells whether the pending response of a type can be answered, and what of it Envoy refused.
 func (h *hub) verdict(typeURL string) (atFault []string, why string, due bool) {
-	if typeURL == deltaxds.NameTableType || h.published.Load() == nil {
+	if typeURL == xds.NameTableType || h.published.Load() == nil {
 		return nil, "", true
 	}
 	report := h.envoyLive.Load()
@@ -403,7 +403,7 @@ func (h *hub) verdict(typeURL string) (atFault []string, why string, due bool) {
 	if report.sequence < h.applied[typeURL] {
 		return nil, "", late
 	}
-	i := slices.IndexFunc(report.types, func(t deltaxds.TypeStatus) bool { return t.TypeURL == typeURL })
+	i := slices.IndexFunc(report.types, func(t xds.TypeStatus) bool { return t.TypeURL == typeURL })
 	if i < 0 {
 		return nil, "", true
 	}
@@ -416,10 +416,10 @@ func (h *hub) verdict(typeURL string) (atFault []string, why string, due bool) {
 
 // afterthought refuses what was acknowledged while nobody could judge it, before there was an Envoy, and Envoy then
 // refused; once for each set of resources.
-func (h *hub) afterthought(typeURL string) (deltaxds.Request, bool) {
+func (h *hub) afterthought(typeURL string) (xds.Request, bool) {
 	report := h.envoyLive.Load()
 	if report == nil {
-		return deltaxds.Request{}, false
+		return xds.Request{}, false
 	}
 	for _, t := range report.types {
 		if t.TypeURL != typeURL || !t.Settled {
@@ -427,15 +427,15 @@ func (h *hub) afterthought(typeURL string) (deltaxds.Request, bool) {
 		}
 		refused := strings.Join(t.Refused, " ")
 		if refused == h.told[typeURL] {
-			return deltaxds.Request{}, false
+			return xds.Request{}, false
 		}
 		h.told[typeURL] = refused
 		if refused == "" {
-			return deltaxds.Request{}, false
+			return xds.Request{}, false
 		}
 		return h.client.Nack(typeURL, t.Nack)
 	}
-	return deltaxds.Request{}, false
+	return xds.Request{}, false
 }
 
 // persistSoon hands the state to the writer when it has been good for long enough: while a response waits for Envoy's
@@ -489,7 +489,7 @@ func (h *hub) listeners() error {
 		return errors.New("envoy is not connected to its agent")
 	}
 	for _, t := range report.types {
-		if t.TypeURL == deltaxds.ListenerType {
+		if t.TypeURL == xds.ListenerType {
 			if len(t.Refused) > 0 {
 				return fmt.Errorf("envoy refused listeners %v: %s", t.Refused, t.Nack)
 			}

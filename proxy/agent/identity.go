@@ -24,14 +24,14 @@ import (
 
 	"isthmus.dev/isthmus/api/rpc/workloadrpc"
 	"isthmus.dev/isthmus/api/workload"
-	"isthmus.dev/isthmus/internal/deltaxds"
-	"isthmus.dev/isthmus/internal/deltaxds/adsstream"
 	"isthmus.dev/isthmus/internal/hint"
 	"isthmus.dev/isthmus/internal/hint/wire"
 	"isthmus.dev/isthmus/mesh"
 	"isthmus.dev/isthmus/trust/anchor"
 	"isthmus.dev/isthmus/trust/ca"
 	"isthmus.dev/isthmus/trust/store"
+	"isthmus.dev/isthmus/xds"
+	"isthmus.dev/isthmus/xds/stream"
 )
 
 // Files of the state folder. A renewal makes a new key: it is written under keyNext, then the identity that goes with it
@@ -350,15 +350,15 @@ func chainPEM(chain []*x509.Certificate) []byte {
 }
 
 // secret is the identity as Envoy takes it. It exists in this process, in Envoy and in the state folder, nowhere else.
-func (id *identity) secret() (deltaxds.Resource, error) {
+func (id *identity) secret() (xds.Resource, error) {
 	der, err := x509.MarshalPKCS8PrivateKey(id.key)
 	if err != nil {
-		return deltaxds.Resource{}, fmt.Errorf("encode own key: %w", err)
+		return xds.Resource{}, fmt.Errorf("encode own key: %w", err)
 	}
 	inline := func(b []byte) *corev3.DataSource {
 		return &corev3.DataSource{Specifier: &corev3.DataSource_InlineBytes{InlineBytes: b}}
 	}
-	return deltaxds.New(ownSecret, &tlsv3.Secret{Name: ownSecret, Type: &tlsv3.Secret_TlsCertificate{TlsCertificate: &tlsv3.TlsCertificate{
+	return xds.New(ownSecret, &tlsv3.Secret{Name: ownSecret, Type: &tlsv3.Secret_TlsCertificate{TlsCertificate: &tlsv3.TlsCertificate{
 		CertificateChain: inline(chainPEM(id.chain)),
 		PrivateKey:       inline(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})),
 	}}})
@@ -384,7 +384,7 @@ func dial(socket string, current func() *identity) (*grpc.ClientConn, error) {
 	}
 	conn, err := grpc.NewClient("unix://"+socket, append(wire.ClientOptions(),
 		grpc.WithTransportCredentials(credentials.NewTLS(end.Client())),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(adsstream.MaxMessage)))...)
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(stream.MaxMessage)))...)
 	if err != nil {
 		return nil, fmt.Errorf("connect to %s: %w", socket, err)
 	}

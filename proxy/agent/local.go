@@ -12,8 +12,8 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
-	"isthmus.dev/isthmus/internal/deltaxds"
-	"isthmus.dev/isthmus/internal/deltaxds/adsstream"
+	"isthmus.dev/isthmus/xds"
+	"isthmus.dev/isthmus/xds/stream"
 )
 
 // listen makes a Unix socket of mode 0600 at path. What a killed agent left there is replaced; one that still answers is
@@ -46,7 +46,7 @@ func (a *Agent) listenADS() (net.Listener, error) {
 
 // serveADS serves Envoy until ctx ends.
 func (a *Agent) serveADS(ctx context.Context, l net.Listener) error {
-	server := grpc.NewServer(grpc.MaxRecvMsgSize(adsstream.MaxMessage))
+	server := grpc.NewServer(grpc.MaxRecvMsgSize(stream.MaxMessage))
 	discoveryv3.RegisterAggregatedDiscoveryServiceServer(server, &local{hub: a.hub})
 	failed := make(chan error, 1)
 	go func() { failed <- server.Serve(l) }()
@@ -69,24 +69,24 @@ func (s *local) StreamAggregatedResources(grpc.BidiStreamingServer[discoveryv3.D
 }
 
 // DeltaAggregatedResources serves one Envoy.
-func (s *local) DeltaAggregatedResources(stream adsstream.ServerStream) error {
+func (s *local) DeltaAggregatedResources(client stream.ServerStream) error {
 	h := s.hub
 	number := h.counters.envoyStreams.Add(1)
 	defer h.report(envoyReport{stream: number, gone: true})
 	var sequence uint64
 	refused := map[string]string{}
-	err := adsstream.Serve(stream, adsstream.Source{
-		Changed: h.changed.Watch(stream.Context()),
-		State: func() (deltaxds.State, bool) {
+	err := stream.Serve(client, stream.Source{
+		Changed: h.changed.Watch(client.Context()),
+		State: func() (xds.State, bool) {
 			p := h.published.Load()
 			if p == nil {
-				return deltaxds.State{}, false
+				return xds.State{}, false
 			}
 			sequence = p.sequence
 			return p.state, true
 		},
-		Sent: func(r deltaxds.Response) { h.counters.toEnvoy.Add(int64(len(r.Resources) + len(r.Removed))) },
-		Observe: func(types []deltaxds.TypeStatus) {
+		Sent: func(r xds.Response) { h.counters.toEnvoy.Add(int64(len(r.Resources) + len(r.Removed))) },
+		Observe: func(types []xds.TypeStatus) {
 			for _, t := range types {
 				if t.Nack != "" && t.Nack != refused[t.TypeURL] {
 					h.agent.cfg.Log.Warn("envoy refused configuration", "type", t.TypeURL, "resources", t.Refused, "err", t.Nack)

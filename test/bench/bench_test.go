@@ -22,8 +22,8 @@ import (
 	"testing"
 	"time"
 
-	"isthmus.dev/isthmus/internal/demo/control"
-	"isthmus.dev/isthmus/internal/demo/host"
+	"isthmus.dev/isthmus/demo/control"
+	"isthmus.dev/isthmus/demo/host"
 )
 
 const domain = ".shop.svc.clusterset.local"

@@ -8,7 +8,7 @@ import (
 	"strconv"
 	"testing"
 
-	"isthmus.dev/isthmus/internal/demo/call"
+	"isthmus.dev/isthmus/demo/call"
 )
 
 // directPort is where the application listens that has no sidecar.

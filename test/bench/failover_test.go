@@ -7,7 +7,7 @@ import (
 	"testing"
 	"time"
 
-	"isthmus.dev/isthmus/internal/demo/call"
+	"isthmus.dev/isthmus/demo/call"
 )
 
 const (

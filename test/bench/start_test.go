@@ -5,7 +5,7 @@ import (
 	"testing"
 	"time"
 
-	"isthmus.dev/isthmus/internal/demo/control"
+	"isthmus.dev/isthmus/demo/control"
 )
 
 // BenchmarkUp is the time from the start of `demo up --detach` to its end: three clusters with their proxies and

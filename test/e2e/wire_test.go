@@ -18,9 +18,9 @@ import (
 	"time"
 
 	"isthmus.dev/isthmus/controlplane/translate"
-	"isthmus.dev/isthmus/internal/demo/capture"
-	"isthmus.dev/isthmus/internal/demo/control"
-	"isthmus.dev/isthmus/internal/demo/host"
+	"isthmus.dev/isthmus/demo/capture"
+	"isthmus.dev/isthmus/demo/control"
+	"isthmus.dev/isthmus/demo/host"
 	"isthmus.dev/isthmus/mesh"
 )
 

@@ -1,0 +1,170 @@
+// Package app puts one control plane together: it opens what is on disk, makes the
+// parts, ties them with functions and runs them until the context ends.
+//
+// Read it top to bottom: Run is the order in which a control plane starts. Nothing is
+// decided here; every part is told by plain functions where its facts come from.
+//
+//	registry.go    etcd, and the source that watches it
+//	federation.go  what other clusters reach through the gateway, and what is asked of them
+//	workloads.go   what this cluster's proxies reach: identity, health, xDS
+//	operator.go    what a person reaches: the admin API
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sync/errgroup"
+
+	"isthmus.dev/isthmus/controlplane/allocate"
+	"isthmus.dev/isthmus/controlplane/world"
+	"isthmus.dev/isthmus/discovery/etcd"
+	"isthmus.dev/isthmus/federation/membership"
+	"isthmus.dev/isthmus/internal/hint"
+	"isthmus.dev/isthmus/mesh"
+)
+
+// Config of a control plane.
+type Config struct {
+	// Dir keeps everything that must survive: registry, keys, documents, catalogues. 0700.
+	Dir string
+	// Run is a folder for sockets; its path is short, for a socket's address has 107 bytes at most. 0700.
+	Run string
+	// Etcd is an outside registry; without endpoints it is embedded in this process, below Dir.
+	Etcd etcd.ExternalConfig
+	Log  *slog.Logger
+}
+
+// longestSocket is the longest name of a socket below Config.Run.
+const longestSocket = "/federation.sock"
+
+// Validate names the field that is wrong.
+func (c Config) Validate() error {
+	switch {
+	case c.Dir == "":
+		return errors.New("--dir is missing: the folder for the control plane's data")
+	case c.Run == "":
+		return errors.New("--run is missing: a folder with a short path for sockets")
+	case len(c.Run)+len(longestSocket) > 107:
+		return hint.Wrap(fmt.Errorf("--run %s is %d bytes long: a socket below it would exceed 107 bytes", c.Run, len(c.Run)),
+			"choose a folder with a shorter path, for example below /run")
+	case c.Log == nil:
+		return errors.New("no logger")
+	}
+	if len(c.Etcd.Endpoints) > 0 {
+		return c.Etcd.Validate()
+	}
+	return nil
+}
+
+// socket is the path of a socket of this control plane.
+func (c Config) socket(name string) string { return filepath.Join(c.Run, name) }
+
+// controlPlane holds the parts that others of the parts ask.
+type controlPlane struct {
+	config     Config
+	log        *slog.Logger
+	store      *etcd.Store
+	membership *membership.Membership
+	world      *world.Owner
+}
+
+// Run runs a control plane until ctx ends; its error is then nil.
+func Run(ctx context.Context, config Config) error {
+	if err := config.Validate(); err != nil {
+		return err
+	}
+	for _, dir := range []string{config.Dir, config.Run} {
+		if err := makeFolder(dir); err != nil {
+			return err
+		}
+	}
+	registry, err := openRegistry(ctx, config)
+	if err != nil {
+		return err
+	}
+	defer registry.close(config.Log)
+	standing, err := membership.Open(membership.Config{Dir: config.Dir, Log: config.Log})
+	if err != nil {
+		return err
+	}
+	cp := &controlPlane{config: config, log: config.Log, store: registry.store, membership: standing}
+	cp.world = world.New(world.Config{
+		Logger:     config.Log,
+		AssignVIPs: allocate.Addresses,
+		Save: func(ctx context.Context, e world.Effects) error {
+			return registry.store.SaveAllocated(ctx, etcd.Allocated{VIPs: e.VIPs, Slots: e.Slots})
+		},
+	})
+	return cp.run(ctx, registry)
+}
+
+// run starts the parts. Each ends when ctx does; the first that fails ends the others.
+func (cp *controlPlane) run(ctx context.Context, registry *registry) error {
+	federation, err := cp.newFederation()
+	if err != nil {
+		return err
+	}
+	workloads, err := cp.newWorkloads()
+	if err != nil {
+		return err
+	}
+	operator, err := cp.newOperator(registry, federation, workloads)
+	if err != nil {
+		return err
+	}
+	told := ctx
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return cp.world.Run(ctx) })
+	group.Go(func() error { return registry.watch(ctx) })
+	// What was given out before a restart comes back before anything new is.
+	if err := cp.restore(ctx); err != nil {
+		if err = errors.Join(err, stop(group)); told.Err() != nil {
+			return nil
+		}
+		return err
+	}
+	group.Go(func() error { return cp.source().Run(ctx) })
+	group.Go(func() error { return federation.run(ctx) })
+	group.Go(func() error { return workloads.run(ctx) })
+	group.Go(func() error { return operator.run(ctx) })
+	err = group.Wait()
+	if told.Err() != nil && (errors.Is(err, world.ErrStopped) || errors.Is(err, context.Canceled)) {
+		return nil // a part that wanted to tell the owner something while all of them were ending
+	}
+	return err
+}
+
+// restore hands the addresses and slots of before a restart to the owner.
+func (cp *controlPlane) restore(ctx context.Context) error {
+	allocated, err := cp.store.LoadAllocated(ctx)
+	if err != nil {
+		return fmt.Errorf("read the addresses and slots given out before: %w", err)
+	}
+	updates := []mesh.Update{mesh.SetVIPs{VIPs: allocated.VIPs}}
+	for service, slots := range allocated.Slots {
+		updates = append(updates, mesh.SetSlots{Service: service, Slots: slots})
+	}
+	return cp.world.Send(ctx, updates...)
+}
+
+// makeFolder makes a folder where it is missing, and refuses one that others may write to: they could put their own
+// sockets and keys in the place of this process's.
+func makeFolder(dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("make the folder %s: %w", dir, err)
+	}
+	info, err := os.Stat(dir)
+	if err != nil {
+		return fmt.Errorf("look at the folder %s: %w", dir, err)
+	}
+	if mode := info.Mode().Perm(); mode&0o022 != 0 {
+		err := hint.Code(fmt.Errorf("the folder %s has mode %04o: others may write to it", dir, mode), "folder_open")
+		return hint.Wrapf(err, "chmod 0700 %s, after a look at what is in it; or choose a folder of this user alone", dir)
+	}
+	return nil
+}

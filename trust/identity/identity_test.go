@@ -1,0 +1,287 @@
+package identity_test
+
+import (
+	"context"
+	"crypto"
+	"crypto/tls"
+	"crypto/x509"
+	"net"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/status"
+
+	"isthmus.dev/isthmus/api/rpc/workloadrpc"
+	pb "isthmus.dev/isthmus/api/workload"
+	"isthmus.dev/isthmus/internal/hint"
+	"isthmus.dev/isthmus/mesh"
+	"isthmus.dev/isthmus/trust/anchor"
+	"isthmus.dev/isthmus/trust/ca"
+	"isthmus.dev/isthmus/trust/identity"
+)
+
+const td = mesh.TrustDomain("west.fed.test")
+
+var reviews = identity.Record{Kind: identity.Sidecar, Namespace: "shop", Account: "reviews", Instance: "reviews-1"}
+
+// cluster is an issuer on a real TLS socket.
+type cluster struct {
+	t          *testing.T
+	issuer     *identity.Issuer
+	ca, east   *ca.Issuer
+	trust      *mesh.Trust
+	verifier   *anchor.Verifier
+	addr       string
+	registered atomic.Bool
+	clock      atomic.Int64
+}
+
+func newCluster(t *testing.T) *cluster {
+	t.Helper()
+	c := &cluster{t: t}
+	c.registered.Store(true)
+	rootKey, err := ca.NewKey()
+	must(t, err)
+	root, err := ca.NewRoot("fed.test", rootKey, time.Now())
+	must(t, err)
+	intermediate := func(td mesh.TrustDomain) *ca.Issuer {
+		key, err := ca.NewKey()
+		must(t, err)
+		cert, err := root.NewIntermediate(td, key.Public(), time.Now())
+		must(t, err)
+		return &ca.Issuer{Certificate: cert, Chain: []*x509.Certificate{cert}, Signer: key}
+	}
+	c.ca, c.east = intermediate(td), intermediate("east.fed.test")
+	pem, err := anchor.Make([]*x509.Certificate{root.Certificate}, []mesh.TrustDomain{td, "east.fed.test"}, time.Now())
+	must(t, err)
+	c.trust = &mesh.Trust{Federation: "fed.test", Self: "west", AnchorPEM: pem, Members: []mesh.Member{{Name: "west"}, {Name: "east"}}}
+	c.verifier, err = anchor.NewVerifier(pem, c.now)
+	must(t, err)
+	c.issuer = identity.New(identity.Config{
+		CA: func() *ca.Issuer { return c.ca }, Trust: func() *mesh.Trust { return c.trust },
+		Verifier: func() *anchor.Verifier { return c.verifier }, Registered: func(identity.Record) bool { return c.registered.Load() }, Now: c.now,
+	})
+	c.serve()
+	return c
+}
+
+func (c *cluster) now() time.Time { return time.Now().Add(time.Duration(c.clock.Load())) }
+
+func (c *cluster) serve() {
+	c.t.Helper()
+	key, err := ca.NewKey()
+	must(c.t, err)
+	request, err := ca.SystemLeaf(td, mesh.PathControlPlane, key.Public())
+	must(c.t, err)
+	leaf, err := c.ca.NewLeaf(request, time.Now())
+	must(c.t, err)
+	own := &tls.Certificate{Certificate: [][]byte{leaf.Raw, c.ca.Certificate.Raw}, PrivateKey: key}
+	config := anchor.TLS{
+		Verifier: func() *anchor.Verifier { return c.verifier }, Anonymous: true,
+		Certificate: func() (*tls.Certificate, error) { return own, nil },
+		Allow:       func(anchor.Peer) error { return nil }, // so that the issuer's own checks are what is tested
+	}.Server()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	must(c.t, err)
+	c.addr = l.Addr().String()
+	s := grpc.NewServer(grpc.Creds(credentials.NewTLS(config)))
+	workloadrpc.RegisterIdentityServer(s, c.issuer)
+	var wg sync.WaitGroup
+	wg.Go(func() { s.Serve(l) })
+	c.t.Cleanup(func() { s.Stop(); wg.Wait() })
+}
+
+// issue calls the service as an agent would, with a certificate or without.
+func (c *cluster) issue(r *pb.IssueRequest, cert *tls.Certificate) (*pb.IssueResponse, error) {
+	c.t.Helper()
+	client := anchor.TLS{
+		Verifier: func() *anchor.Verifier { return c.verifier },
+		Allow:    anchor.Only(mesh.SPIFFEID{TrustDomain: td, Path: mesh.PathControlPlane}),
+	}
+	if cert != nil {
+		client.Certificate = func() (*tls.Certificate, error) { return cert, nil }
+	}
+	conn, err := grpc.NewClient(c.addr, grpc.WithTransportCredentials(credentials.NewTLS(client.Client())))
+	must(c.t, err)
+	defer conn.Close()
+	ctx, cancel := context.WithTimeout(c.t.Context(), 20*time.Second)
+	defer cancel()
+	return workloadrpc.NewIdentityClient(conn).Issue(ctx, r)
+}
+
+func newKey(t *testing.T) (crypto.Signer, []byte) {
+	t.Helper()
+	key, err := ca.NewKey()
+	must(t, err)
+	csr, err := ca.RequestFor(key)
+	must(t, err)
+	return key, csr
+}
+
+// first redeems a new token and returns the certificate it gave.
+func (c *cluster) first(r identity.Record) (*tls.Certificate, *pb.IssueResponse) {
+	c.t.Helper()
+	tok, err := c.issuer.Mint(r)
+	must(c.t, err)
+	key, csr := newKey(c.t)
+	out, err := c.issue(&pb.IssueRequest{TokenId: tok.Id, TokenSecret: tok.Secret, Csr: csr}, nil)
+	must(c.t, err)
+	return &tls.Certificate{Certificate: out.Chain, PrivateKey: key}, out
+}
+
+func TestIssue(t *testing.T) {
+	c := newCluster(t)
+	cert, out := c.first(reviews)
+	p, err := c.verifier.VerifyDER(out.Chain, anchor.Client)
+	must(t, err)
+	if got, err := identity.RecordOf(p); err != nil || got != reviews || p.ID.String() != "spiffe://west.fed.test/ns/shop/sa/reviews" {
+		t.Errorf("issued %s to %v, %v", p.ID, got, err)
+	}
+	life := p.Certificate.NotAfter.Sub(c.now())
+	if renew := time.Unix(out.RenewUnix, 0).Sub(c.now()); renew < life*49/100 || renew > life*61/100 {
+		t.Errorf("renewal after %v of %v, want 50 to 60 %%", renew, life)
+	}
+	if out.ControlPlane != "spiffe://west.fed.test/isthmus/controlplane" || len(out.AnchorPem) == 0 {
+		t.Errorf("control plane %q, anchor of %d bytes", out.ControlPlane, len(out.AnchorPem))
+	}
+	// Renewal: by the certificate, with another key, as the same proxy.
+	_, csr := newKey(t)
+	again, err := c.issue(&pb.IssueRequest{Csr: csr}, cert)
+	must(t, err)
+	p, err = c.verifier.VerifyDER(again.Chain, anchor.Client)
+	must(t, err)
+	if got, _ := identity.RecordOf(p); got != reviews {
+		t.Errorf("renewed as %v", got)
+	}
+	if got := c.issuer.Leaves(); len(got) != 2 || got[0].Record != reviews {
+		t.Errorf("ledger %v, want both certificates", got)
+	}
+	c.registered.Store(false)
+	if _, err := c.issue(&pb.IssueRequest{Csr: csr}, cert); status.Code(err) != codes.PermissionDenied {
+		t.Errorf("renewed after the end of its registration: %v", err)
+	}
+	c.clock.Add(int64(13 * time.Hour))
+	if got := c.issuer.Leaves(); len(got) != 0 {
+		t.Errorf("ledger %v, want nothing after their end", got)
+	}
+}
+
+func TestTokenOnce(t *testing.T) {
+	c := newCluster(t)
+	_, csr := newKey(t)
+	use := func(tok *pb.Token) error {
+		_, err := c.issue(&pb.IssueRequest{TokenId: tok.Id, TokenSecret: tok.Secret, Csr: csr}, nil)
+		return err
+	}
+	mint := func() *pb.Token {
+		tok, err := c.issuer.Mint(reviews)
+		must(t, err)
+		return tok
+	}
+	tok := mint()
+	const n = 4
+	errs := make([]error, n)
+	var wg sync.WaitGroup
+	for i := range n {
+		wg.Go(func() { errs[i] = use(tok) })
+	}
+	wg.Wait()
+	won := 0
+	for _, err := range errs {
+		if err == nil {
+			won++
+		} else if status.Code(err) != codes.Unauthenticated {
+			t.Errorf("lost with %v", err)
+		}
+	}
+	if won != 1 {
+		t.Errorf("%d of %d redeemed one token, want 1", won, n)
+	}
+	late := mint()
+	c.clock.Add(int64(identity.TokenLife))
+	forged, half := mint(), mint()
+	forged.Secret[0] ^= 1
+	half.Secret = nil
+	for why, tok := range map[string]*pb.Token{"late": late, "forged": forged, "without secret": half, "unknown": {Id: []byte("x"), Secret: []byte("y")}} {
+		if err := use(tok); status.Code(err) != codes.Unauthenticated || !strings.Contains(err.Error(), "unknown, used or older") {
+			t.Errorf("%s token: %v", why, err)
+		}
+	}
+	// A bad request does not cost the token.
+	good := mint()
+	csr[len(csr)-1] ^= 1
+	if err := use(good); status.Code(err) != codes.InvalidArgument {
+		t.Errorf("request without possession: %v", err)
+	}
+	_, csr = newKey(t)
+	must(t, use(good))
+}
+
+// TestRenewalNeedsOwnProxy: certificates that verify, but are no proxy's of this cluster, renew nothing.
+func TestRenewalNeedsOwnProxy(t *testing.T) {
+	c := newCluster(t)
+	leaf := func(by *ca.Issuer, id mesh.SPIFFEID, name, unit string) *tls.Certificate {
+		key, _ := newKey(t)
+		cert, err := by.NewLeaf(ca.Leaf{ID: id, Key: key.Public(), CommonName: name, Unit: unit, Usage: ca.UsageBoth, Life: time.Hour}, time.Now())
+		must(t, err)
+		return &tls.Certificate{Certificate: [][]byte{cert.Raw, by.Certificate.Raw}, PrivateKey: key}
+	}
+	tests := []struct {
+		why  string
+		cert *tls.Certificate
+		want codes.Code
+	}{
+		{"none", nil, codes.Unauthenticated},
+		{"another cluster's proxy", leaf(c.east, mesh.WorkloadID("east.fed.test", "shop", "reviews"), "reviews-1", "sidecar"), codes.PermissionDenied},
+		{"the control plane's own", leaf(c.ca, mesh.SPIFFEID{TrustDomain: td, Path: mesh.PathFederation}, "reviews-1", "sidecar"), codes.PermissionDenied},
+		{"of no kind", leaf(c.ca, mesh.WorkloadID(td, "shop", "reviews"), "reviews-1", ""), codes.PermissionDenied},
+		{"a gateway outside its namespace", leaf(c.ca, mesh.WorkloadID(td, "shop", "reviews"), "reviews-1", "gateway"), codes.PermissionDenied},
+	}
+	for _, test := range tests {
+		t.Run(test.why, func(t *testing.T) {
+			_, csr := newKey(t)
+			if _, err := c.issue(&pb.IssueRequest{Csr: csr}, test.cert); status.Code(err) != test.want {
+				t.Errorf("%v, want %v", err, test.want)
+			}
+		})
+	}
+}
+
+func TestMint(t *testing.T) {
+	c := newCluster(t)
+	tests := []struct {
+		why  string
+		r    identity.Record
+		good bool
+	}{
+		{"a sidecar", reviews, true},
+		{"a gateway", identity.Record{Kind: identity.Gateway, Namespace: mesh.SystemNamespace, Account: "gateway", Instance: "gateway"}, true},
+		{"a sidecar that would be a gateway to others", identity.Record{Kind: identity.Sidecar, Namespace: mesh.SystemNamespace, Account: "gateway", Instance: "x"}, false},
+		{"a gateway in a user's namespace", identity.Record{Kind: identity.Gateway, Namespace: "shop", Account: "gateway", Instance: "x"}, false},
+		{"of no kind", identity.Record{Namespace: "shop", Account: "a", Instance: "x"}, false},
+		{"a path as account", identity.Record{Kind: identity.Sidecar, Namespace: "shop", Account: "a/sa/b", Instance: "x"}, false},
+		{"no instance", identity.Record{Kind: identity.Sidecar, Namespace: "shop", Account: "a"}, false},
+	}
+	for _, test := range tests {
+		if _, err := c.issuer.Mint(test.r); (err == nil) != test.good {
+			t.Errorf("%s: error %v, want accepted %v", test.why, err, test.good)
+		}
+	}
+	c.trust = nil
+	if _, err := c.issuer.Mint(reviews); status.Code(err) != codes.FailedPrecondition || hint.Of(err) == "" {
+		t.Errorf("alone: error %v with hint %q, want FailedPrecondition and a hint", err, hint.Of(err))
+	}
+}
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}

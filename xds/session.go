@@ -1,0 +1,408 @@
+package xds
+
+import (
+	"maps"
+	"slices"
+)
+
+// Config of a Session. The zero value is usable.
+type Config struct {
+	// Authoritative says that a name which is not in the State does not exist: a client that subscribed to it by name
+	// is told so. Otherwise the State is a copy that may still be filling: nothing is said about a missing name, and
+	// a named resource that leaves the State stays with the client until it unsubscribes. Envoy ignores removals of
+	// routes with an error in its log, and takes a removal of endpoints for an answer, which ends a cluster's warming
+	// with no endpoint. Wildcard subscriptions are told of removals either way.
+	Authoritative bool
+	// MaxResources of one response; 0 means 1,000. Envoy's time limit for endpoints (15 s) starts for all clusters
+	// of a response at once: at 9,000 they expire before their endpoints are read.
+	MaxResources int
+	// MaxBytes of one response; 0 means 4 MiB. A single larger resource is sent alone.
+	MaxBytes int
+}
+
+// maxHeldTicks is how long listeners and routes are held back for a new cluster whose endpoints the client has not
+// asked for. Envoy asks at once; a client that never does must not wait for ever.
+const maxHeldTicks = 5
+
+// youngTicks is how long nothing is removed after a returning client's first word on a type: until it has spoken of all
+// its types, nothing tells that routes it has, and will change, still refer to what is to be removed. It is one to two
+// seconds.
+const youngTicks = 2
+
+// Session is the server's end of one stream. It is not safe for concurrent use. Nothing is answered before the first
+// Update.
+//
+// Invariants: at most one response a type is in flight; a type's resources are sent only while every earlier type (see
+// order) has nothing in flight or waiting, but for endpoints, which are sent right after their cluster; removals are sent
+// in reverse order and only when no addition waits.
+type Session struct {
+	cfg     Config
+	state   State
+	updated bool // Update was called
+	subs    map[string]*subscription
+	nonce   uint64
+	// awaited are clusters sent whose endpoints exist but are not subscribed yet, with their age in ticks.
+	awaited map[string]int
+	young   int // ticks until removals may start
+}
+
+// subscription is what a client asked for and has, of one type.
+type subscription struct {
+	typeURL  string
+	wildcard bool
+	names    map[string]bool
+	// known is what the client has or was sent, by name; an empty version is one the client refused, so that it may
+	// hold this or an older one.
+	known map[string]string
+	dirty map[string]bool // to be sent
+	gone  map[string]bool // to be removed
+	// absent are names that do not exist and that the client waits for; unlike removals this is said at once.
+	absent map[string]bool
+	// retry are parts of a refused response, each to be sent alone to find the resource at fault; suspect are their names.
+	retry   [][]string
+	suspect map[string]string
+	// refused are the versions found at fault; they are not sent again.
+	refused  map[string]string
+	nack     string  // what the client said last of a refused response
+	owes     bool    // a first wildcard subscription is answered even by nothing
+	inFlight *flight // nil: none
+	last     *flight // the latest response that was accepted
+	acked    string  // State.Version when the client last had everything
+}
+
+// flight is one response on its way.
+type flight struct {
+	nonce    string
+	versions map[string]string
+	removed  int
+}
+
+// NewSession starts the server's end of a stream.
+func NewSession(cfg Config) *Session {
+	if cfg.MaxResources <= 0 {
+		cfg.MaxResources = 1000
+	}
+	if cfg.MaxBytes <= 0 {
+		cfg.MaxBytes = 4 << 20
+	}
+	return &Session{cfg: cfg, subs: map[string]*subscription{}, awaited: map[string]int{}}
+}
+
+// Update gives the session the State to bring the client to and returns what to send now.
+func (s *Session) Update(state State) []Response {
+	old, first := s.state, !s.updated
+	s.state, s.updated = state, true
+	for _, sub := range s.subs {
+		if first {
+			s.markAll(sub)
+			continue
+		}
+		changed, removed := Diff(old, state, sub.typeURL)
+		for _, name := range slices.Concat(changed, removed) {
+			if sub.wants(name) {
+				s.mark(sub, name)
+			}
+		}
+	}
+	if endpoints := s.subs[EndpointType]; endpoints != nil && !first {
+		_, removed := Diff(old, state, ClusterType)
+		for _, name := range removed {
+			if _, had := old.Get(EndpointType, name); !had && endpoints.names[name] {
+				s.mark(endpoints, name)
+			}
+		}
+	}
+	for name := range s.awaited {
+		if !s.has(ClusterType, name) || !s.has(EndpointType, name) {
+			delete(s.awaited, name)
+		}
+	}
+	return s.next()
+}
+
+// Request takes one request of the client and returns what to send now.
+func (s *Session) Request(req Request) []Response {
+	sub, found := s.subs[req.TypeURL]
+	if !found {
+		sub = newSubscription(req)
+		s.subs[req.TypeURL] = sub
+		if len(req.InitialVersions) > 0 {
+			s.young = youngTicks
+		}
+	} else {
+		s.answer(sub, req)
+	}
+	s.subscribe(sub, req, !found)
+	if !found && s.updated {
+		s.markAll(sub)
+	}
+	return s.next()
+}
+
+// Tick tells the session that a second has passed; see Waiting.
+func (s *Session) Tick() []Response {
+	for name, age := range s.awaited {
+		if s.awaited[name] = age + 1; age+1 >= maxHeldTicks {
+			delete(s.awaited, name)
+		}
+	}
+	s.young = max(0, s.young-1)
+	return s.next()
+}
+
+// Waiting tells whether Tick has anything to do.
+func (s *Session) Waiting() bool { return len(s.awaited) > 0 || s.young > 0 }
+
+func newSubscription(req Request) *subscription {
+	sub := &subscription{
+		typeURL: req.TypeURL,
+		names:   map[string]bool{},
+		known:   map[string]string{},
+		dirty:   map[string]bool{},
+		gone:    map[string]bool{},
+		absent:  map[string]bool{},
+		suspect: map[string]string{},
+		refused: map[string]string{},
+	}
+	maps.Copy(sub.known, req.InitialVersions)
+	if len(req.Subscribe) == 0 && legacyWildcard(req.TypeURL) {
+		sub.wildcard = true
+	}
+	return sub
+}
+
+func (s *Session) has(typeURL, name string) bool {
+	_, ok := s.state.Get(typeURL, name)
+	return ok
+}
+
+func (sub *subscription) wants(name string) bool { return sub.wildcard || sub.names[name] }
+
+// subscribe applies the subscriptions of req. A name that is subscribed once more is sent once more: the client has
+// forgotten it. Under a wildcard, a name that is unsubscribed is sent once more too: the client cannot know whether the
+// wildcard covers it.
+func (s *Session) subscribe(sub *subscription, req Request, first bool) {
+	for _, name := range req.Subscribe {
+		if name == Wildcard {
+			again := sub.wildcard
+			sub.wildcard = true
+			if sub.typeURL == EndpointType {
+				for known := range sub.known {
+					s.arrived(sub, known)
+				}
+				clear(s.awaited)
+			}
+			if !first && !again {
+				s.markAll(sub)
+			}
+			continue
+		}
+		sub.names[name] = true
+		if sub.typeURL == EndpointType {
+			s.arrived(sub, name)
+		}
+		if !first {
+			sub.stale(name)
+			s.mark(sub, name)
+		}
+	}
+	for _, name := range req.Unsubscribe {
+		if name == Wildcard {
+			sub.wildcard = false
+		} else {
+			delete(sub.names, name)
+		}
+	}
+	for _, name := range req.Unsubscribe {
+		switch {
+		case name == Wildcard:
+			for known := range sub.known {
+				if !sub.wants(known) {
+					sub.forget(known)
+				}
+			}
+			maps.DeleteFunc(sub.dirty, func(name string, _ bool) bool { return !sub.wants(name) })
+			maps.DeleteFunc(sub.gone, func(name string, _ bool) bool { return !sub.wants(name) })
+			maps.DeleteFunc(sub.absent, func(name string, _ bool) bool { return !sub.wants(name) })
+		case sub.wildcard:
+			sub.known[name] = ""
+			s.mark(sub, name)
+		default:
+			sub.forget(name)
+		}
+	}
+	if first && sub.wildcard && len(req.InitialVersions) == 0 {
+		sub.owes = true
+	}
+}
+
+// arrived notes that the client subscribed to the endpoints of a cluster. If the cluster was sent before, they have to
+// follow even if the client has them from an earlier stream.
+func (s *Session) arrived(endpoints *subscription, name string) {
+	if _, ok := s.awaited[name]; ok || s.warms(name) {
+		endpoints.stale(name)
+		delete(s.awaited, name)
+	}
+}
+
+// forget drops everything about a name the client no longer wants.
+func (sub *subscription) forget(name string) {
+	delete(sub.known, name)
+	delete(sub.dirty, name)
+	delete(sub.gone, name)
+	delete(sub.absent, name)
+	delete(sub.suspect, name)
+	delete(sub.refused, name)
+}
+
+// stale notes that the client may hold any version of a name it was sent.
+func (sub *subscription) stale(name string) {
+	if _, ok := sub.known[name]; ok {
+		sub.known[name] = ""
+	}
+}
+
+// markAll decides anew about everything the client wants or has.
+func (s *Session) markAll(sub *subscription) {
+	all := maps.Clone(sub.names)
+	for name := range sub.known {
+		if sub.wants(name) {
+			all[name] = true
+		} else {
+			delete(sub.known, name)
+		}
+	}
+	if sub.wildcard {
+		for r := range s.state.All(sub.typeURL) {
+			all[r.Name] = true
+		}
+	}
+	for name := range all {
+		s.mark(sub, name)
+	}
+}
+
+// mark decides whether a name the client wants has to be sent, removed, or nothing.
+func (s *Session) mark(sub *subscription, name string) {
+	if !s.updated {
+		return // markAll follows with the first State
+	}
+	r, exists := s.state.Get(sub.typeURL, name)
+	if sub.suspect[name] != r.Version {
+		delete(sub.suspect, name)
+	}
+	if sub.refused[name] != r.Version {
+		delete(sub.refused, name)
+	}
+	if exists {
+		delete(sub.gone, name)
+		delete(sub.absent, name)
+		version, has := sub.known[name]
+		if (has && version == r.Version) || sub.suspect[name] != "" || sub.refused[name] != "" {
+			delete(sub.dirty, name)
+		} else {
+			sub.dirty[name] = true
+		}
+		return
+	}
+	delete(sub.dirty, name)
+	version, has := sub.known[name]
+	switch {
+	case sub.names[name] && s.nonexistent(sub.typeURL, name) && (!has || sub.typeURL == EndpointType && (version == "" || s.warms(name))):
+		delete(sub.known, name)
+		delete(sub.gone, name)
+		sub.absent[name] = true
+	case !has:
+	case sub.wildcard || s.cfg.Authoritative:
+		sub.gone[name] = true
+	default:
+		delete(sub.known, name)
+	}
+	if len(sub.refused)+len(sub.retry) == 0 && len(sub.gone) == 0 && sub.inFlight == nil {
+		sub.nack = "" // what was refused is no more, and no acknowledgement will follow
+	}
+}
+
+// nonexistent tells whether a name that is not in the State may be called so: a copy that is filling knows it of the
+// endpoints of a cluster that is not there either, which would otherwise warm until Envoy gives up.
+func (s *Session) nonexistent(typeURL, name string) bool {
+	return s.cfg.Authoritative || typeURL == EndpointType && s.subs[ClusterType] != nil && !s.has(ClusterType, name)
+}
+
+// warms tells whether the client may be warming a cluster: it was sent and is not acknowledged.
+func (s *Session) warms(cluster string) bool {
+	clusters := s.subs[ClusterType]
+	if clusters == nil || clusters.inFlight == nil {
+		return false
+	}
+	_, sent := clusters.inFlight.versions[cluster]
+	return sent
+}
+
+// answer takes the client's verdict on a response, if req carries one.
+func (s *Session) answer(sub *subscription, req Request) {
+	if req.Nonce == "" {
+		return
+	}
+	f := sub.inFlight
+	switch {
+	case f != nil && f.nonce == req.Nonce:
+		sub.inFlight, sub.last = nil, f
+	case f == nil && sub.last != nil && sub.last.nonce == req.Nonce && req.Nack != "":
+		f = sub.last // the client changed its mind: an agent whose Envoy came later
+	default:
+		return // stale
+	}
+	if req.Nack == "" {
+		if len(sub.refused)+len(sub.retry) == 0 {
+			sub.nack = ""
+		}
+		return
+	}
+	sub.last = nil
+	sub.nack = req.Nack
+	s.refuse(sub, f)
+}
+
+// refuse halves a refused response until the resources at fault are alone: one bad resource must not keep a thousand
+// good ones from the client.
+func (s *Session) refuse(sub *subscription, f *flight) {
+	var current []string
+	for name, version := range f.versions {
+		if r, ok := s.state.Get(sub.typeURL, name); sub.wants(name) && ok && r.Version == version {
+			current = append(current, name)
+		}
+		sub.stale(name)
+		if sub.typeURL == ClusterType {
+			delete(s.awaited, name)
+		}
+	}
+	if len(f.versions) == 1 && f.removed == 0 {
+		for _, name := range current {
+			sub.refused[name] = f.versions[name]
+			delete(sub.dirty, name)
+		}
+		return
+	}
+	slices.Sort(current)
+	half := (len(current) + 1) / 2
+	for _, part := range [][]string{current[:half], current[half:]} {
+		if len(part) == 0 {
+			continue
+		}
+		sub.retry = append(sub.retry, part)
+		for _, name := range part {
+			sub.suspect[name] = f.versions[name]
+			delete(sub.dirty, name)
+		}
+	}
+}
+
+// Names counts what the client subscribed to by name, of all types; whoever serves the stream bounds it.
+func (s *Session) Names() int {
+	n := 0
+	for _, sub := range s.subs {
+		n += len(sub.names)
+	}
+	return n
+}
