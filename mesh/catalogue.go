@@ -47,6 +47,9 @@ type ExportedService struct {
 	Slots      []Slot
 	// To is Export.To: the clusters that may call.
 	To []ClusterName
+	// Served says that the service has had an endpoint since it was exported: set once by the exporter, cleared only
+	// by unexport. It is neither a count nor health, so it never flips.
+	Served bool
 	// VirtualServices and DestinationRules are the producer's routes (JSON of
 	// the whole objects), not yet parsed or restricted.
 	VirtualServices  [][]byte
@@ -69,6 +72,9 @@ type Slot struct {
 	Labels map[string]string
 	// Healthy and Total count pods; Healthy is the slot's weight.
 	Healthy, Total uint32
+	// Down are the ports of the service, by number and sorted, on which no pod behind the slot answers though it is
+	// healthy: clients of that port leave the slot out.
+	Down []uint32
 }
 
 // SlotPods ties a slot of a local service to the workloads behind it.

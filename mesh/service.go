@@ -91,6 +91,20 @@ type Workload struct {
 	// Ready is false from the moment the instance is known not to answer.
 	// It is not stored: a workload loaded from disk starts ready.
 	Ready bool
+	// Down are the port numbers of the workload that do not answer though the instance is ready, sorted: the endpoint
+	// of a port depends on that port only. Not stored either.
+	Down []uint32
+}
+
+// Serves tells whether the application answers on that port, as far as is known.
+func (w *Workload) Serves(port uint32) bool { return w.Ready && !slices.Contains(w.Down, port) }
+
+// TargetPort is where the application listens for service port p: a port that the workload itself names wins.
+func (w *Workload) TargetPort(p Port) uint32 {
+	if n, ok := w.Ports[p.Name]; ok && p.Name != "" {
+		return n
+	}
+	return p.TargetPort
 }
 
 // Selected tells whether the selector picks labels. An empty selector picks none.

@@ -23,10 +23,12 @@ type (
 	SetWorkload struct{ Workload Workload }
 	// DeleteWorkload removes one workload.
 	DeleteWorkload struct{ Name WorkloadName }
-	// SetHealth says whether a workload answers. Unknown workloads are ignored.
+	// SetHealth says whether a workload answers, and on which of its ports not (Workload.Down). Unknown workloads are
+	// ignored.
 	SetHealth struct {
 		Name  WorkloadName
 		Ready bool
+		Down  []uint32
 	}
 	// SetRemote replaces the catalogue of one member; nil withdraws it.
 	SetRemote struct {

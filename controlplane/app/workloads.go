@@ -58,7 +58,7 @@ func (cp *controlPlane) newWorkloads() (*workloads, error) {
 			}
 			return mesh.TrustDomainOf(trust.Self, trust.Federation), true
 		}),
-		Generate: func(old xds.State, s *mesh.Snapshot, id translate.ProxyID) xds.State {
+		Generate: func(old xds.State, s *mesh.Snapshot, id mesh.ProxyID) xds.State {
 			return translate.Update(old, s, id, options)
 		},
 	})

@@ -28,9 +28,9 @@ func BenchmarkUpdate(b *testing.B) {
 		}}},
 	}
 	s.VIPs, _ = allocate.Addresses(nil, hosts)
-	state := Generate(s, ProxyID{Kind: Sidecar, Namespace: "shop"}, Options{})
+	state := Generate(s, mesh.ProxyID{Kind: mesh.Sidecar, Namespace: "shop"}, Options{})
 	b.ReportAllocs()
 	for b.Loop() {
-		state = Update(state, s, ProxyID{Kind: Sidecar, Namespace: "shop"}, Options{})
+		state = Update(state, s, mesh.ProxyID{Kind: mesh.Sidecar, Namespace: "shop"}, Options{})
 	}
 }

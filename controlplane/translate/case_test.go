@@ -30,9 +30,9 @@ type scenario struct {
 		Authority  bool             `json:"authority"`
 	} `json:"members"`
 	Proxy struct {
-		Kind      Kind   `json:"kind"`
-		Namespace string `json:"namespace"`
-		Instance  string `json:"instance"`
+		Kind      mesh.ProxyKind `json:"kind"`
+		Namespace string         `json:"namespace"`
+		Instance  string         `json:"instance"`
 	} `json:"proxy"`
 	// NotReady lists workloads, "<namespace>/<name>".
 	NotReady []string `json:"notReady"`
@@ -132,7 +132,7 @@ func snapshot(t testing.TB, sc *scenario, registry []byte) *mesh.Snapshot {
 	return s
 }
 
-func load(t testing.TB, a *golden.Archive) (*mesh.Snapshot, ProxyID, *scenario) {
+func load(t testing.TB, a *golden.Archive) (*mesh.Snapshot, mesh.ProxyID, *scenario) {
 	t.Helper()
 	raw, ok := a.File("scenario.yaml")
 	if !ok {
@@ -144,7 +144,7 @@ func load(t testing.TB, a *golden.Archive) (*mesh.Snapshot, ProxyID, *scenario) 
 	}
 	registry, _ := a.File("registry.yaml")
 	s := snapshot(t, sc, registry)
-	return s, ProxyID{Kind: sc.Proxy.Kind, Namespace: sc.Proxy.Namespace, Instance: sc.Proxy.Instance}, sc
+	return s, mesh.ProxyID{Kind: sc.Proxy.Kind, Namespace: sc.Proxy.Namespace, Instance: sc.Proxy.Instance}, sc
 }
 
 var testOptions = Options{FederationSocket: "/run/isthmus/federation.sock"}

@@ -167,7 +167,7 @@ func (l *lab) envoy(name string, b *static) (stop func(), signal func(os.Signal)
 }
 
 func (l *lab) gateway(s *mesh.Snapshot) (stop func(), signal func(os.Signal)) {
-	r := Resources(s, ProxyID{Kind: Gateway, Namespace: mesh.SystemNamespace, Instance: "gateway"}, Options{FederationSocket: filepath.Join(l.dir, "f.sock")})
+	r := Resources(s, mesh.ProxyID{Kind: mesh.EastWest, Namespace: mesh.SystemNamespace, Instance: "gateway"}, Options{FederationSocket: filepath.Join(l.dir, "f.sock")})
 	own := l.ca.leaf(l.t, "spiffe://gateway.invalid/none")
 	return l.envoy("gateway-"+string(s.Trust.Self), bootstrap(l.t, r, l.ca, own))
 }
@@ -175,7 +175,7 @@ func (l *lab) gateway(s *mesh.Snapshot) (stop func(), signal func(os.Signal)) {
 // server runs the sidecar of a pod and its application. The application's answers name it; stopApp kills it alone.
 func (l *lab) server(s *mesh.Snapshot, pod int) (stopApp func()) {
 	name := fmt.Sprintf("%s-%d", s.Trust.Self, pod)
-	p := ProxyID{Kind: Sidecar, Namespace: "shop", Instance: name}
+	p := mesh.ProxyID{Kind: mesh.Sidecar, Namespace: "shop", Instance: name}
 	w := s.Workloads[mesh.WorkloadName{Namespace: "shop", Name: name}]
 	id := mesh.WorkloadID(mesh.TrustDomainOf(s.Trust.Self, testFederation), "shop", "reviews").String()
 	b := bootstrap(l.t, Resources(s, p, testOptions), l.ca, l.ca.leaf(l.t, id))
@@ -205,7 +205,7 @@ func (l *lab) server(s *mesh.Snapshot, pod int) (stopApp func()) {
 
 // client runs the sidecar of a caller; ports are where its listeners are, by route name.
 func (l *lab) client(s *mesh.Snapshot) map[string]string {
-	b := bootstrap(l.t, Resources(s, ProxyID{Kind: Sidecar, Namespace: "shop", Instance: "caller"}, testOptions), l.ca,
+	b := bootstrap(l.t, Resources(s, mesh.ProxyID{Kind: mesh.Sidecar, Namespace: "shop", Instance: "caller"}, testOptions), l.ca,
 		l.ca.leaf(l.t, "spiffe://east."+testFederation+"/ns/shop/sa/caller"))
 	ports := map[string]string{}
 	b.listeners = split(b.listeners, outboundListener, func(chain object) (string, int) {

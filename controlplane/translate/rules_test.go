@@ -60,7 +60,7 @@ func TestWhoseRules(t *testing.T) {
 		}
 		s.Remote["west"].Services = map[mesh.ServiceName]*mesh.ExportedService{reviews: svc}
 		s.VIPs, _ = allocate.Addresses(nil, []mesh.Host{set})
-		for _, r := range Resources(s, ProxyID{Kind: Sidecar, Namespace: c.namespace}, Options{})[xds.RouteType] {
+		for _, r := range Resources(s, mesh.ProxyID{Kind: mesh.Sidecar, Namespace: c.namespace}, Options{})[xds.RouteType] {
 			route := r.Message.(*routev3.RouteConfiguration).VirtualHosts[0].Routes[0].GetRoute()
 			if got := route.GetTimeout().AsDuration(); got != c.want {
 				t.Errorf("%s: timeout %v, want %v: %s", c.name, got, c.want, c.why)

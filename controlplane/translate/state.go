@@ -14,12 +14,12 @@ var types = []string{
 }
 
 // Generate gives the whole configuration of one proxy.
-func Generate(s *mesh.Snapshot, p ProxyID, o Options) xds.State {
+func Generate(s *mesh.Snapshot, p mesh.ProxyID, o Options) xds.State {
 	return Update(xds.State{}, s, p, o)
 }
 
 // Update is Generate that shares with old what did not change, so that comparing the two is cheap.
-func Update(old xds.State, s *mesh.Snapshot, p ProxyID, o Options) xds.State {
+func Update(old xds.State, s *mesh.Snapshot, p mesh.ProxyID, o Options) xds.State {
 	resources := Resources(s, p, o)
 	for _, t := range types {
 		named := make(map[string]xds.Resource, len(resources[t]))

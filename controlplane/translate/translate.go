@@ -22,21 +22,6 @@ import (
 	"isthmus.dev/isthmus/mesh"
 )
 
-// Kind is the role of a proxy.
-type Kind string
-
-// The roles.
-const (
-	Sidecar Kind = "sidecar"
-	Gateway Kind = "gateway"
-)
-
-// ProxyID names one proxy and its role, as its certificate has them.
-type ProxyID struct {
-	Kind                Kind
-	Namespace, Instance string
-}
-
 // Options are the facts about this control plane that are in no snapshot.
 type Options struct {
 	// FederationSocket is the path of the Unix socket to which gateways hand the federation's own traffic.
@@ -51,16 +36,16 @@ type Named struct {
 
 // Resources gives every resource of proxy p by type URL, sorted by name. It is empty while the control plane is in
 // no federation: without an anchor nothing could be verified.
-func Resources(s *mesh.Snapshot, p ProxyID, o Options) map[string][]Named {
+func Resources(s *mesh.Snapshot, p mesh.ProxyID, o Options) map[string][]Named {
 	out := set{}
 	if s == nil || s.Trust == nil || s.Config == nil {
 		return out
 	}
 	v := newView(s, p)
 	switch p.Kind {
-	case Gateway:
+	case mesh.EastWest:
 		v.gateway(out, o)
-	case Sidecar:
+	case mesh.Sidecar:
 		v.secrets(out)
 		v.outbound(out)
 		v.inbound(out)

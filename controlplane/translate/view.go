@@ -14,7 +14,7 @@ import (
 // view is what one proxy sees of a snapshot.
 type view struct {
 	s     *mesh.Snapshot
-	proxy ProxyID
+	proxy mesh.ProxyID
 	self  mesh.ClusterName
 	// region is this cluster's, from the federation document.
 	region string
@@ -57,7 +57,7 @@ func (src source) ports() []mesh.Port {
 	return src.remote.Ports
 }
 
-func newView(s *mesh.Snapshot, p ProxyID) *view {
+func newView(s *mesh.Snapshot, p mesh.ProxyID) *view {
 	v := &view{s: s, proxy: p, self: s.Trust.Self, workloads: map[string][]*mesh.Workload{}, byHost: map[mesh.Host]*hostView{}, sockets: map[string]*corev3.TransportSocket{}}
 	if m, ok := s.Trust.Member(v.self); ok {
 		v.region = m.Region

@@ -17,7 +17,6 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
-	"isthmus.dev/isthmus/controlplane/translate"
 	"isthmus.dev/isthmus/mesh"
 	"isthmus.dev/isthmus/xds"
 	"isthmus.dev/isthmus/xds/stream"
@@ -31,11 +30,11 @@ type Config struct {
 	Watch func(ctx context.Context) <-chan struct{}
 	// Generate gives the whole configuration of one proxy, sharing with old what did not change. It must depend on
 	// its arguments only: it is called again when a version of the snapshot has changed. Required.
-	Generate func(old xds.State, s *mesh.Snapshot, id translate.ProxyID) xds.State
+	Generate func(old xds.State, s *mesh.Snapshot, id mesh.ProxyID) xds.State
 	// Identify says who the client of a stream is; an error refuses the stream. It is asked again after each snapshot:
 	// a stream ends when its client is no longer the same, for this cluster may have got another name. Required; see
 	// PeerIdentity.
-	Identify func(ctx context.Context) (translate.ProxyID, error)
+	Identify func(ctx context.Context) (mesh.ProxyID, error)
 	Log      *slog.Logger // required
 	// MaxStreams of one identity at a time; 0 means 4: an agent has one, and for a moment two when it reconnects.
 	MaxStreams int
@@ -63,7 +62,7 @@ type Server struct {
 	cfg Config
 
 	mu      sync.Mutex // guards proxies and their records, never held while generating or sending
-	proxies map[translate.ProxyID]*proxy
+	proxies map[mesh.ProxyID]*proxy
 }
 
 // proxy is one identity that is or was connected.
@@ -95,7 +94,7 @@ func New(cfg Config) (*Server, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	return &Server{cfg: cfg, proxies: map[translate.ProxyID]*proxy{}}, nil
+	return &Server{cfg: cfg, proxies: map[mesh.ProxyID]*proxy{}}, nil
 }
 
 // Register adds the service to a gRPC server, which should have [stream.MaxMessage] as its limit and authenticate
@@ -163,7 +162,7 @@ func (i introduced) Recv() (*discoveryv3.DeltaDiscoveryRequest, error) {
 // stateOf gives the configuration of a proxy at the present snapshot, generating it only when a version has changed. ok
 // is false before the control plane has loaded its state, and while it is in no federation: an empty answer would make
 // proxies drop what they have.
-func (s *Server) stateOf(p *proxy, id translate.ProxyID) (xds.State, bool) {
+func (s *Server) stateOf(p *proxy, id mesh.ProxyID) (xds.State, bool) {
 	snapshot := s.cfg.Snapshot()
 	if !snapshot.Ready || snapshot.Trust == nil {
 		return xds.State{}, false

@@ -23,7 +23,6 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/anypb"
 
-	"isthmus.dev/isthmus/controlplane/translate"
 	"isthmus.dev/isthmus/mesh"
 	"isthmus.dev/isthmus/xds"
 	"isthmus.dev/isthmus/xds/stream"
@@ -57,17 +56,17 @@ func newPlane(t *testing.T, change func(*Config)) *plane {
 			p.watchers <- c
 			return c
 		},
-		Generate: func(old xds.State, s *mesh.Snapshot, id translate.ProxyID) xds.State {
+		Generate: func(old xds.State, s *mesh.Snapshot, id mesh.ProxyID) xds.State {
 			p.generated.Add(1)
 			content := string(rune('0'+s.Versions.Config)) + " for " + id.Instance + string(make([]byte, p.size))
 			return old.With(xds.ClusterType, map[string]xds.Resource{"c": cluster(content)})
 		},
-		Identify: func(ctx context.Context) (translate.ProxyID, error) {
+		Identify: func(ctx context.Context) (mesh.ProxyID, error) {
 			md, _ := metadata.FromIncomingContext(ctx)
 			if len(md["instance"]) == 0 {
-				return translate.ProxyID{}, context.Canceled
+				return mesh.ProxyID{}, context.Canceled
 			}
-			return translate.ProxyID{Kind: translate.Sidecar, Namespace: "shop", Instance: md["instance"][0]}, nil
+			return mesh.ProxyID{Kind: mesh.Sidecar, Namespace: "shop", Instance: md["instance"][0]}, nil
 		},
 		Log: slog.New(slog.DiscardHandler),
 		Now: func() time.Time { return time.Unix(p.clock.Load(), 0) },
@@ -265,9 +264,9 @@ func TestIdentityEnds(t *testing.T) {
 	var renamed atomic.Bool
 	p := newPlane(t, func(c *Config) {
 		identify := c.Identify
-		c.Identify = func(ctx context.Context) (translate.ProxyID, error) {
+		c.Identify = func(ctx context.Context) (mesh.ProxyID, error) {
 			if renamed.Load() {
-				return translate.ProxyID{}, errors.New("of another trust domain")
+				return mesh.ProxyID{}, errors.New("of another trust domain")
 			}
 			return identify(ctx)
 		}
@@ -314,22 +313,22 @@ func TestCertificateIdentity(t *testing.T) {
 	tests := []struct {
 		why  string
 		leaf *x509.Certificate
-		want translate.ProxyID
+		want mesh.ProxyID
 	}{
-		{"a sidecar", leaf("spiffe://"+td+"/ns/shop/sa/reviews", "reviews-v1-1", "sidecar"), translate.ProxyID{Kind: "sidecar", Namespace: "shop", Instance: "reviews-v1-1"}},
-		{"a gateway", leaf("spiffe://"+td+"/ns/isthmus-system/sa/gateway", "gateway", "gateway"), translate.ProxyID{Kind: "gateway", Namespace: "isthmus-system", Instance: "gateway"}},
-		{"a gateway lives in the system's namespace only", leaf("spiffe://"+td+"/ns/shop/sa/reviews", "x", "gateway"), translate.ProxyID{}},
-		{"another cluster's workload", leaf("spiffe://west.demo.isthmus.internal/ns/shop/sa/reviews", "x", "sidecar"), translate.ProxyID{}},
-		{"a control plane is no proxy", leaf("spiffe://"+td+"/isthmus/federation", "x", "sidecar"), translate.ProxyID{}},
-		{"no role", leaf("spiffe://"+td+"/ns/shop/sa/reviews", "x"), translate.ProxyID{}},
-		{"two roles", leaf("spiffe://"+td+"/ns/shop/sa/reviews", "x", "sidecar", "gateway"), translate.ProxyID{}},
-		{"an unknown role", leaf("spiffe://"+td+"/ns/shop/sa/reviews", "x", "admin"), translate.ProxyID{}},
-		{"no instance", leaf("spiffe://"+td+"/ns/shop/sa/reviews", "", "sidecar"), translate.ProxyID{}},
-		{"no name", &x509.Certificate{}, translate.ProxyID{}},
+		{"a sidecar", leaf("spiffe://"+td+"/ns/shop/sa/reviews", "reviews-v1-1", "sidecar"), mesh.ProxyID{Kind: "sidecar", Namespace: "shop", Instance: "reviews-v1-1"}},
+		{"a gateway", leaf("spiffe://"+td+"/ns/isthmus-system/sa/gateway", "gateway", "gateway"), mesh.ProxyID{Kind: "gateway", Namespace: "isthmus-system", Instance: "gateway"}},
+		{"a gateway lives in the system's namespace only", leaf("spiffe://"+td+"/ns/shop/sa/reviews", "x", "gateway"), mesh.ProxyID{}},
+		{"another cluster's workload", leaf("spiffe://west.demo.isthmus.internal/ns/shop/sa/reviews", "x", "sidecar"), mesh.ProxyID{}},
+		{"a control plane is no proxy", leaf("spiffe://"+td+"/isthmus/federation", "x", "sidecar"), mesh.ProxyID{}},
+		{"no role", leaf("spiffe://"+td+"/ns/shop/sa/reviews", "x"), mesh.ProxyID{}},
+		{"two roles", leaf("spiffe://"+td+"/ns/shop/sa/reviews", "x", "sidecar", "gateway"), mesh.ProxyID{}},
+		{"an unknown role", leaf("spiffe://"+td+"/ns/shop/sa/reviews", "x", "admin"), mesh.ProxyID{}},
+		{"no instance", leaf("spiffe://"+td+"/ns/shop/sa/reviews", "", "sidecar"), mesh.ProxyID{}},
+		{"no name", &x509.Certificate{}, mesh.ProxyID{}},
 	}
 	for _, test := range tests {
 		got, err := CertificateIdentity(test.leaf, td)
-		if got != test.want && err == nil || (err == nil) != (test.want != translate.ProxyID{}) {
+		if got != test.want && err == nil || (err == nil) != (test.want != mesh.ProxyID{}) {
 			t.Errorf("%s: got %+v, %v, want %+v", test.why, got, err, test.want)
 		}
 	}

@@ -8,7 +8,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
-	"isthmus.dev/isthmus/controlplane/translate"
+	"isthmus.dev/isthmus/mesh"
 	"isthmus.dev/isthmus/xds"
 )
 
@@ -25,7 +25,7 @@ type record struct {
 
 // ProxyStatus is how far one proxy is with its configuration.
 type ProxyStatus struct {
-	ID        translate.ProxyID
+	ID        mesh.ProxyID
 	Connected bool
 	// Since is when it connected, or went.
 	Since time.Time
@@ -61,7 +61,7 @@ func (s *Server) Status() []ProxyStatus {
 }
 
 // connect counts a new stream of id.
-func (s *Server) connect(id translate.ProxyID) (*proxy, uint64, error) {
+func (s *Server) connect(id mesh.ProxyID) (*proxy, uint64, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	p := s.proxies[id]
@@ -78,7 +78,7 @@ func (s *Server) connect(id translate.ProxyID) (*proxy, uint64, error) {
 	return p, p.latest, nil
 }
 
-func (s *Server) disconnect(id translate.ProxyID, p *proxy) {
+func (s *Server) disconnect(id mesh.ProxyID, p *proxy) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if p.streams--; p.streams == 0 {
@@ -108,7 +108,7 @@ func (s *Server) introduce(p *proxy, stream uint64, version string) {
 // prune forgets proxies that went long ago, and the oldest of too many. Called with mu held.
 func (s *Server) prune() {
 	type gone struct {
-		id    translate.ProxyID
+		id    mesh.ProxyID
 		since time.Time
 	}
 	var all []gone

@@ -8,7 +8,7 @@ import (
 // Pure lists the packages that only decide: no sockets, no processes, no servers. A decision that can be tested
 // without any of them stays testable, and its argument can serve as its cache key.
 var Pure = []string{
-	"mesh", "federation/document", "federation/catalog", "config", "controlplane/translate",
+	"mesh", "internal/pmap", "federation/document", "federation/catalog", "config", "controlplane/translate",
 	"controlplane/allocate", "controlplane/analyze", "controlplane/inject", "proxy/bootstrap", "trust/anchor",
 	"trust/bundle", "trust/rotation", "xds", "demo/topology", "demo/story/meter",
 }
