@@ -148,3 +148,9 @@ type LocalityLB struct {
 	// Failover maps a region to the region to try next.
 	Failover map[string]string
 }
+
+// HostRules are this cluster's rules that name one host, each list by namespace and name.
+type HostRules struct {
+	VirtualServices  []*VirtualService
+	DestinationRules []*DestinationRule
+}
