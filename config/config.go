@@ -6,7 +6,7 @@
 // a Go error, so that one bad object stops no other. Decode reads documents, Build makes a configuration of objects,
 // Producer restricts the rules another cluster sends along with an export.
 //
-// The files: document.go reads YAML, walk.go checks a document against its API (schema.go) and against what is
+// The files: kind.go lists the kinds, document.go reads YAML, walk.go checks a document against its API (schema.go) and against what is
 // supported (supported.go); service.go, workload.go, virtualservice.go and destinationrule.go make the mesh types.
 package config
 
@@ -142,7 +142,7 @@ func Build(objects []Object) Built {
 			continue
 		}
 		r.findings = append(r.findings, mesh.Finding{
-			Code: CodeNoService, Level: mesh.LevelWarning, Object: mesh.ObjectName{Kind: "ServiceExport", Namespace: name.Namespace, Name: name.Name}.String(),
+			Code: CodeNoService, Level: mesh.LevelWarning, Object: mesh.ObjectName{Kind: KindServiceExport, Namespace: name.Namespace, Name: name.Name}.String(),
 			Path: "metadata.name", Message: "there is no Service " + name.String() + " to export", Fix: "apply the Service, or delete the export",
 		})
 	}

@@ -32,22 +32,17 @@ const (
 	unchanged  = "unchanged"
 )
 
-// kinds of objects, with the short name of each.
-var kinds = [...]struct{ name, short string }{
-	{"Service", "svc"}, {"ServiceExport", "svcex"}, {"VirtualService", "vs"}, {"DestinationRule", "dr"}, {"WorkloadEntry", "we"},
-}
-
-// kindNamed is the kind a person means: any case, singular, plural or short.
+// kindNamed is the kind a person means.
 func kindNamed(name string) (string, error) {
-	typed := strings.ToLower(name)
-	for _, kind := range kinds {
-		lower := strings.ToLower(kind.name)
-		if stem, ok := strings.CutSuffix(lower, "y"); typed == lower || typed == lower+"s" || typed == kind.short || ok && typed == stem+"ies" {
-			return kind.name, nil
-		}
+	if kind, ok := config.KindNamed(name); ok {
+		return kind.Name, nil
 	}
-	return "", hint.Wrap(hint.Code(status.Errorf(codes.InvalidArgument, "there is no kind %q", name), "unknown_kind"),
-		"kinds are Service, ServiceExport, VirtualService, DestinationRule and WorkloadEntry")
+	var names []string
+	for _, kind := range config.Kinds() {
+		names = append(names, kind.Name)
+	}
+	return "", hint.Wrapf(hint.Code(status.Errorf(codes.InvalidArgument, "there is no kind %q", name), "unknown_kind"),
+		"kinds are %s and %s", strings.Join(names[:len(names)-1], ", "), names[len(names)-1])
 }
 
 // objects serves adminrpc.Config.
@@ -137,7 +132,7 @@ func (s *objects) together(read []config.Object, stored []etcd.Object) []mesh.Fi
 	}
 	out := config.Together(read, others)
 	for _, o := range read {
-		if o.Kind != "ServiceExport" {
+		if o.Kind != config.KindServiceExport {
 			continue
 		}
 		finding := mesh.Finding{Object: o.ID().String(), Path: "metadata.name", File: o.File, Line: o.Line}

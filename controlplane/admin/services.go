@@ -162,7 +162,7 @@ func (s *meshServer) ExportService(ctx context.Context, request *admin.ExportSer
 	if err := exportable(s.config.Snapshot(), name); err != nil {
 		return nil, err
 	}
-	_, err := s.config.Store.Get(ctx, mesh.ObjectName{Kind: "Service", Namespace: name.Namespace, Name: name.Name})
+	_, err := s.config.Store.Get(ctx, mesh.ObjectName{Kind: config.KindService, Namespace: name.Namespace, Name: name.Name})
 	if errors.Is(err, etcd.ErrNotFound) {
 		return nil, hint.Wrap(hint.Code(status.Errorf(codes.NotFound, "there is no service %s", name), "not_found"),
 			"isthmus service list shows the services; apply a Service, or start an instance with isthmus workload run --service")
@@ -239,7 +239,7 @@ func consumers(annotation string, trust *mesh.Trust) []string {
 }
 
 func exportName(name mesh.ServiceName) mesh.ObjectName {
-	return mesh.ObjectName{Kind: "ServiceExport", Namespace: name.Namespace, Name: name.Name}
+	return mesh.ObjectName{Kind: config.KindServiceExport, Namespace: name.Namespace, Name: name.Name}
 }
 
 // exportable says why a service cannot be exported.

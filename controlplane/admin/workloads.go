@@ -152,7 +152,7 @@ func (s *meshServer) missingOf(ctx context.Context, w *admin.RegisterWorkloadReq
 		return nil, nil
 	}
 	var ops []etcd.Op
-	service := mesh.ObjectName{Kind: "Service", Namespace: name.Namespace, Name: name.Name}
+	service := mesh.ObjectName{Kind: config.KindService, Namespace: name.Namespace, Name: name.Name}
 	stored, err := s.config.Store.Get(ctx, service)
 	switch {
 	case errors.Is(err, etcd.ErrNotFound):
@@ -171,7 +171,7 @@ func (s *meshServer) missingOf(ctx context.Context, w *admin.RegisterWorkloadReq
 	if !w.GetExport() {
 		return ops, nil
 	}
-	export := mesh.ObjectName{Kind: "ServiceExport", Namespace: name.Namespace, Name: name.Name}
+	export := exportName(name)
 	_, err = s.config.Store.Get(ctx, export)
 	if errors.Is(err, etcd.ErrNotFound) {
 		raw, err := exportObject(name, nil)
