@@ -25,6 +25,7 @@ import (
 
 	"isthmus.dev/isthmus/api/admin"
 	"isthmus.dev/isthmus/api/rpc/adminrpc"
+	"isthmus.dev/isthmus/config"
 	"isthmus.dev/isthmus/discovery/etcd"
 	"isthmus.dev/isthmus/internal/hint"
 	"isthmus.dev/isthmus/internal/hint/wire"
@@ -42,9 +43,8 @@ type lab struct {
 }
 
 type fakeWorkloads struct {
-	mu      sync.Mutex // guards minted
-	minted  []string
-	forgets []string
+	mu     sync.Mutex // guards minted
+	minted []string
 }
 
 func (f *fakeWorkloads) MintToken(kind, namespace, account, instance string) ([]byte, error) {
@@ -52,12 +52,6 @@ func (f *fakeWorkloads) MintToken(kind, namespace, account, instance string) ([]
 	defer f.mu.Unlock()
 	f.minted = append(f.minted, strings.Join([]string{kind, namespace, account, instance}, " "))
 	return []byte("token"), nil
-}
-
-func (f *fakeWorkloads) Forget(namespace, instance string) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.forgets = append(f.forgets, namespace+" "+instance)
 }
 
 func (f *fakeWorkloads) last() string {
@@ -98,7 +92,7 @@ func newLab(t *testing.T) *lab {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := New(Config{Store: l.store, Snapshot: l.snapshot.Load, Workloads: &l.workload, WorkloadSocket: "/run/w.sock"})
+	s := New(Config{Registry: l.store, Snapshot: l.snapshot.Load, Workloads: &l.workload, WorkloadSocket: "/run/w.sock"})
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error)
 	go func() { ended <- s.Serve(ctx, listener) }()
@@ -155,7 +149,7 @@ func TestApply(t *testing.T) {
 		return response
 	}
 	dry := expect("dry run", serviceYAML, func(r *admin.ApplyRequest) { r.DryRun = true }, created)
-	if _, revision, err := l.store.List(t.Context(), etcd.Query{}); dry.GetApplied() || err != nil || revision > 1 {
+	if _, revision, err := l.store.List(t.Context(), config.Query{}); dry.GetApplied() || err != nil || revision > 1 {
 		t.Errorf("a dry run wrote something: revision %d", revision)
 	}
 	first := expect("new", serviceYAML+fmt.Sprintf(exportYAML, "shop"), nil, created, created)
@@ -268,7 +262,7 @@ func TestRegister(t *testing.T) {
 	if err != nil || string(response.GetToken()) != "token" || response.GetWorkloadSocket() != "/run/w.sock" {
 		t.Fatalf("%v, %v (hint: %s)", response, err, hint.Of(err))
 	}
-	stored, _, err := l.store.List(ctx, etcd.Query{})
+	stored, _, err := l.store.List(ctx, config.Query{})
 	if err != nil || len(stored) != 3 || stored[0].Version != stored[2].Version {
 		t.Fatalf("stored %v, %v; want Service, ServiceExport and WorkloadEntry of one transaction", stored, err)
 	}
@@ -315,7 +309,7 @@ func TestRegister(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if _, err := l.store.Get(ctx, mesh.ObjectName{Kind: etcd.KindWorkload, Namespace: "shop", Name: "ratings-1"}); !errors.Is(err, etcd.ErrNotFound) {
+	if _, err := l.store.Get(ctx, mesh.ObjectName{Kind: config.KindWorkloadEntry, Namespace: "shop", Name: "ratings-1"}); !errors.Is(err, config.ErrNotFound) {
 		t.Errorf("deregistered, but: %v", err)
 	}
 	l.snapshot.Store(&mesh.Snapshot{Config: &mesh.Config{}})
@@ -340,7 +334,7 @@ func TestRegisterTogether(t *testing.T) {
 		})
 	}
 	group.Wait()
-	if stored, _, err := l.store.List(t.Context(), etcd.Query{}); err != nil || len(stored) != 10 {
+	if stored, _, err := l.store.List(t.Context(), config.Query{}); err != nil || len(stored) != 10 {
 		t.Errorf("%d objects, %v; want 8 workloads, a service and its export", len(stored), err)
 	}
 }
@@ -365,7 +359,7 @@ func TestExport(t *testing.T) {
 	if err := export(nil); err != nil {
 		t.Fatal(err)
 	}
-	stored, _, err := l.store.List(ctx, etcd.Query{})
+	stored, _, err := l.store.List(ctx, config.Query{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -30,7 +30,7 @@ var _ admin.Federation = (*operator)(nil)
 func (cp *controlPlane) newOperator(r *registry, f *federation, w *workloads) (*operator, error) {
 	o := &operator{controlPlane: cp, federation: f}
 	o.server = admin.New(admin.Config{
-		Socket: cp.config.socket(adminSocket), Logger: cp.log, Store: cp.store, Snapshot: cp.world.Snapshot,
+		Socket: cp.config.socket(adminSocket), Logger: cp.log, Registry: cp.store, Snapshot: cp.world.Snapshot,
 		Federation: o, Workloads: w, WorkloadSocket: cp.config.socket(workloadSocket), Proxies: w.proxies,
 		Checks: []func(context.Context) *adminpb.Check{r.checkDisk, f.checkStreams, f.checkDocument},
 	})

@@ -93,6 +93,9 @@ func TestRulesBite(t *testing.T) {
 		{"wiring is the last to know", "a package", archtest.Graph{m + "internal/cli": {m + "controlplane/app"}}, false},
 		{"wiring is the last to know", "a program", archtest.Graph{m + "cmd/isthmus-controlplane": {m + "controlplane/app"}}, true},
 
+		{"registries are known to the wiring alone", "who writes objects", archtest.Graph{m + "controlplane/admin": {m + "discovery/etcd"}}, false},
+		{"registries are known to the wiring alone", "the wiring", archtest.Graph{m + "controlplane/app": {m + "discovery/etcd"}}, true},
+
 		{"Kubernetes types stop at the edge", "anywhere else", archtest.Graph{m + "controlplane/translate": {"istio.io/api/networking/v1"}}, false},
 		{"Kubernetes types stop at the edge", "where they are read", archtest.Graph{m + "config": {"k8s.io/api/core/v1"}}, true},
 

@@ -116,6 +116,14 @@ var Rules = []Rule{
 		Forbidden: own("controlplane/app/..."),
 	},
 	{
+		Name:      "registries are known to the wiring alone",
+		Reason:    "etcd and Kubernetes are two of them; who writes objects says what it needs of either in an interface of its own",
+		Subjects:  []string{"..."},
+		Except:    []string{"controlplane/app/...", "discovery/...", "internal/meshtest/...", "test/..."},
+		Reach:     Direct,
+		Forbidden: own("discovery/..."),
+	},
+	{
 		Name:      "Kubernetes types stop at the edge",
 		Reason:    "inside, a route is a mesh.Route whoever wrote it; one more API then touches one package",
 		Subjects:  []string{"..."},
