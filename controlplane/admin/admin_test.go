@@ -73,7 +73,7 @@ func shortDir(t *testing.T) string {
 func member(namespaces ...string) *mesh.Snapshot {
 	return &mesh.Snapshot{Config: &mesh.Config{}, Trust: &mesh.Trust{
 		Federation: "demo.isthmus.internal", Self: "east",
-		Members: []mesh.Member{{Name: "east", Region: "eu", Namespaces: namespaces, Authority: true}, {Name: "west", Region: "us"}},
+		Members: []mesh.Member{{Name: "east", Region: "eu", Namespaces: namespaces, Authority: true}, {Name: "west", Region: "us", Namespaces: []string{"shop"}}},
 	}}
 }
 
@@ -425,7 +425,7 @@ func TestConsumers(t *testing.T) {
 func TestServices(t *testing.T) {
 	now := time.UnixMilli(100_000)
 	ratings, payroll := mesh.ServiceName{Namespace: "shop", Name: "ratings"}, mesh.ServiceName{Namespace: "shop", Name: "payroll"}
-	foreign := mesh.ServiceName{Namespace: "shop", Name: "foreign"}
+	foreign, denied := mesh.ServiceName{Namespace: "shop", Name: "foreign"}, mesh.ServiceName{Namespace: "other", Name: "denied"}
 	s := member("shop")
 	s.Config.Services = map[mesh.ServiceName]*mesh.Service{
 		ratings: {Name: ratings, Ports: []mesh.Port{{Name: "http", Number: 8080, Protocol: mesh.HTTP}}, Selector: map[string]string{"app": "ratings"}, Export: &mesh.Export{}},
@@ -439,9 +439,10 @@ func TestServices(t *testing.T) {
 	s.Slots = map[mesh.ServiceName][]mesh.SlotPods{ratings: make([]mesh.SlotPods, 2)}
 	s.VIPs = map[mesh.Host]netip.Addr{ratings.ClusterSetHost(): netip.MustParseAddr("240.240.0.9")}
 	s.Remote = map[mesh.ClusterName]*mesh.Catalogue{"west": {Cluster: "west", ReceivedUnixMs: 97_500, Services: map[mesh.ServiceName]*mesh.ExportedService{
-		ratings: {Slots: []mesh.Slot{{Zone: "us-a", Healthy: 1, Total: 1}, {Index: 1, Zone: "us-a", Healthy: 1, Total: 2}}},
-		payroll: {Slots: []mesh.Slot{{Zone: "us-a", Healthy: 1, Total: 1}}, To: []mesh.ClusterName{"east", "north"}},
-		foreign: {To: []mesh.ClusterName{"north"}},
+		ratings: {Name: ratings, Slots: []mesh.Slot{{Zone: "us-a", Healthy: 1, Total: 1}, {Index: 1, Zone: "us-a", Healthy: 1, Total: 2}}},
+		payroll: {Name: payroll, Slots: []mesh.Slot{{Zone: "us-a", Healthy: 1, Total: 1}}, To: []mesh.ClusterName{"east", "north"}},
+		foreign: {Name: foreign, To: []mesh.ClusterName{"north"}},
+		denied:  {Name: denied}, // the document granted its namespace once
 	}}}
 	want := []*admin.Service{
 		{Name: "payroll", Namespace: "shop", Host: "payroll.shop.svc.cluster.local", Clusters: []*admin.ServiceCluster{{Name: "east"}}},

@@ -41,9 +41,13 @@ func (s *meshServer) ListServices(context.Context, *admin.ListServicesRequest) (
 func services(snapshot *mesh.Snapshot, now time.Time) []*admin.Service {
 	var out []*admin.Service
 	imported := map[mesh.ServiceName][]*mesh.Catalogue{}
-	for _, catalogue := range snapshot.Remote {
+	for cluster, catalogue := range snapshot.Remote {
+		if snapshot.Trust == nil {
+			break
+		}
+		exporter, ok := snapshot.Trust.Member(cluster)
 		for name, service := range catalogue.Services {
-			if snapshot.Trust != nil && mesh.Admits(service.To, snapshot.Trust.Self) {
+			if ok && exporter.Offers(service, snapshot.Trust.Self) {
 				imported[name] = append(imported[name], catalogue)
 			}
 		}
