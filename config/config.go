@@ -6,8 +6,9 @@
 // a Go error, so that one bad object stops no other. Decode reads documents, Build makes a configuration of objects,
 // Producer restricts the rules another cluster sends along with an export.
 //
-// The files: kind.go lists the kinds, document.go reads YAML, walk.go checks a document against its API (schema.go) and against what is
-// supported (supported.go); service.go, workload.go, virtualservice.go and destinationrule.go make the mesh types.
+// The files: kind.go lists the kinds, document.go reads YAML, walk.go checks a document against its API (schema.go) and
+// against what is supported (supported.go); service.go, workload.go, virtualservice.go and destinationrule.go make the
+// mesh types; stored.go is what registries keep and how they refuse.
 package config
 
 import (

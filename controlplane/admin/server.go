@@ -1,7 +1,7 @@
 // Package admin is the API behind the CLI: gRPC on a Unix socket that only its
 // owner can open, apart from the socket of the workloads.
 //
-// It holds no state. It writes to the registry, from where a change comes back to
+// It holds no state. It writes to the [Registry], from where a change comes back to
 // the owner of the state like any other, and reads the published snapshot. What the
 // federation does (found, join, leave, tokens) is delegated to [Federation].
 // Errors travel with code and hint, see internal/hint/wire.
