@@ -6,8 +6,9 @@
 // a Go error, so that one bad object stops no other. Decode reads documents, Build makes a configuration of objects,
 // Producer restricts the rules another cluster sends along with an export.
 //
-// The files: document.go reads YAML, walk.go checks a document against its API (schema.go) and against what is
-// supported (supported.go); service.go, workload.go, virtualservice.go and destinationrule.go make the mesh types.
+// The files: kind.go lists the kinds, document.go reads YAML, walk.go checks a document against its API (schema.go) and
+// against what is supported (supported.go); service.go, workload.go, virtualservice.go and destinationrule.go make the
+// mesh types; stored.go is what registries keep and how they refuse.
 package config
 
 import (
@@ -142,7 +143,7 @@ func Build(objects []Object) Built {
 			continue
 		}
 		r.findings = append(r.findings, mesh.Finding{
-			Code: CodeNoService, Level: mesh.LevelWarning, Object: mesh.ObjectName{Kind: "ServiceExport", Namespace: name.Namespace, Name: name.Name}.String(),
+			Code: CodeNoService, Level: mesh.LevelWarning, Object: mesh.ObjectName{Kind: KindServiceExport, Namespace: name.Namespace, Name: name.Name}.String(),
 			Path: "metadata.name", Message: "there is no Service " + name.String() + " to export", Fix: "apply the Service, or delete the export",
 		})
 	}

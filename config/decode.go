@@ -19,12 +19,11 @@ import (
 	"isthmus.dev/isthmus/mesh"
 )
 
-// kind is one kind of object this version acts on.
+// kind is a kind with what is known of its fields.
 type kind struct {
-	group    string
-	versions []string
-	schema   schema
-	support  support
+	Kind
+	schema  schema
+	support support
 	// make turns a document that passed the walk into what it means. It reports what is wrong with the values.
 	make func(m *maker)
 }
@@ -40,19 +39,26 @@ type maker struct {
 	bad   bool
 }
 
+// kinds are those of Kinds, by name.
 func kinds() map[string]kind {
-	versions := []string{"v1", "v1beta1", "v1alpha3"}
 	meta := goSchema{reflect.TypeFor[metav1.PartialObjectMetadata]()}
 	message := func(m proto.Message) schema {
 		return objectSchema{goSchema: meta, spec: protoSchema{message: m.ProtoReflect().Descriptor()}}
 	}
-	return map[string]kind{
-		"Service":         {"", []string{"v1"}, goSchema{reflect.TypeFor[corev1.Service]()}, serviceSupport, makeService},
-		"ServiceExport":   {"multicluster.x-k8s.io", []string{"v1beta1", "v1alpha1"}, goSchema{reflect.TypeFor[mcsv1.ServiceExport]()}, exportSupport, makeExport},
-		"WorkloadEntry":   {"networking.istio.io", versions, message(&istio.WorkloadEntry{}), workloadEntrySupport, makeWorkload},
-		"VirtualService":  {"networking.istio.io", versions, message(&istio.VirtualService{}), virtualServiceSupport, makeVirtualService},
-		"DestinationRule": {"networking.istio.io", versions, message(&istio.DestinationRule{}), destinationRuleSupport, makeDestinationRule},
+	fields := map[string]kind{
+		KindService:         {schema: goSchema{reflect.TypeFor[corev1.Service]()}, support: serviceSupport, make: makeService},
+		KindServiceExport:   {schema: goSchema{reflect.TypeFor[mcsv1.ServiceExport]()}, support: exportSupport, make: makeExport},
+		KindWorkloadEntry:   {schema: message(&istio.WorkloadEntry{}), support: workloadEntrySupport, make: makeWorkload},
+		KindVirtualService:  {schema: message(&istio.VirtualService{}), support: virtualServiceSupport, make: makeVirtualService},
+		KindDestinationRule: {schema: message(&istio.DestinationRule{}), support: destinationRuleSupport, make: makeDestinationRule},
 	}
+	all := map[string]kind{}
+	for _, k := range Kinds() {
+		known := fields[k.Name]
+		known.Kind = k
+		all[k.Name] = known
+	}
+	return all
 }
 
 // laterKinds are known and not supported yet, by group.
@@ -116,14 +122,14 @@ func findKind(doc document, o Object, r *report) (kind, bool) {
 	all := kinds()
 	k, ok := all[o.Kind]
 	switch {
-	case ok && k.group == group && slices.Contains(k.versions, version):
+	case ok && k.Group == group && slices.Contains(k.Versions, version):
 		return k, true
-	case ok && k.group == group:
-		report(CodeUnknownKind, "apiVersion", "kind %s has no version %q", o.Kind, version)("use one of %s", strings.Join(k.versions, ", "))
+	case ok && k.Group == group:
+		report(CodeUnknownKind, "apiVersion", "kind %s has no version %q", o.Kind, version)("use one of %s", strings.Join(k.Versions, ", "))
 	case slices.Contains(laterKinds[group], o.Kind):
 		report(CodeNotSupported, "kind", "kind %s of %s is not supported yet", o.Kind, group)("leave the object out: it would have no effect")
 	case ok:
-		report(CodeUnknownKind, "apiVersion", "kind %s is not of group %q", o.Kind, group)("write apiVersion: %s", strings.TrimPrefix(k.group+"/"+k.versions[0], "/"))
+		report(CodeUnknownKind, "apiVersion", "kind %s is not of group %q", o.Kind, group)("write apiVersion: %s", k.APIVersion())
 	default:
 		fix := report(CodeUnknownKind, "kind", "there is no kind %s in %q", o.Kind, o.APIVersion)
 		var names []string

@@ -19,6 +19,7 @@ import (
 	"isthmus.dev/isthmus/demo/capture"
 	"isthmus.dev/isthmus/demo/control"
 	"isthmus.dev/isthmus/demo/host"
+	"isthmus.dev/isthmus/internal/cli/workload"
 	"isthmus.dev/isthmus/internal/hint"
 )
 
@@ -182,9 +183,9 @@ func (l *lab) exec(t *testing.T) {
 
 func (l *lab) workload(t *testing.T) {
 	c := l.client()
-	stranger := control.WorkloadRequest{
+	stranger := workload.Request{
 		Cluster: "north", Namespace: "strangers", Name: "stranger-1", Service: "stranger",
-		Ports: []control.Port{{Name: "http", Number: 8000, Protocol: "http"}},
+		Ports: []workload.Port{{Name: "http", Number: 8000, Protocol: "http"}},
 	}
 	p, err := c.NewWorkload(t.Context(), stranger)
 	if err != nil {
@@ -197,7 +198,7 @@ func (l *lab) workload(t *testing.T) {
 		t.Errorf("a second workload of the same name: %v", err)
 	}
 	for _, name := range []string{"gateway", "caller-eu-c", "a/b", ""} {
-		if _, err := c.NewWorkload(t.Context(), control.WorkloadRequest{Cluster: "north", Name: name}); err == nil {
+		if _, err := c.NewWorkload(t.Context(), workload.Request{Cluster: "north", Name: name}); err == nil {
 			t.Errorf("a workload named %q was made", name)
 		}
 	}
@@ -260,7 +261,7 @@ func (l *lab) vanished(t *testing.T) {
 	_ = holder.Wait()
 	await(t, "the program ends", func() bool { return !alive(pid) })
 	await(t, "the sidecar ends", func() bool { return !strings.Contains(strings.Join(l.processes(), "\n"), "vanished-1") })
-	if _, err := l.client().NewWorkload(t.Context(), control.WorkloadRequest{Cluster: "east", Namespace: "shop", Name: "vanished-1"}); hint.CodeOf(err) != "already_exists" {
+	if _, err := l.client().NewWorkload(t.Context(), workload.Request{Cluster: "east", Namespace: "shop", Name: "vanished-1"}); hint.CodeOf(err) != "already_exists" {
 		t.Errorf("the name is still registered, and was given again: %v", err)
 	}
 	l.must("fault", "restore", "east/controlplane")

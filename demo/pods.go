@@ -18,6 +18,7 @@ import (
 	"isthmus.dev/isthmus/demo/call"
 	"isthmus.dev/isthmus/demo/control"
 	"isthmus.dev/isthmus/demo/topology"
+	"isthmus.dev/isthmus/internal/cli/workload"
 	"isthmus.dev/isthmus/mesh"
 )
 
@@ -47,7 +48,7 @@ func (p pods) Exec(ctx context.Context, place call.Place, argv []string, stdin [
 
 // execAs runs a program in a pod of its own with the place's account.
 func execAs(ctx context.Context, c control.Client, place call.Place, argv []string, stdin []byte) ([]byte, error) {
-	w, err := c.NewWorkload(ctx, control.WorkloadRequest{
+	w, err := c.NewWorkload(ctx, workload.Request{
 		Cluster: place.Cluster, Namespace: topology.Namespace, Name: topology.Caller + "-" + strings.ToLower(rand.Text()[:8]),
 		Account: place.Account, Zone: place.Zone, Labels: map[string]string{"app": topology.Caller},
 	})

@@ -26,6 +26,7 @@ import (
 	"isthmus.dev/isthmus/demo/control"
 	"isthmus.dev/isthmus/demo/supervisor"
 	"isthmus.dev/isthmus/demo/topology"
+	"isthmus.dev/isthmus/internal/cli/workload"
 )
 
 // The programs of the demo are replaced by stand-ins: this test program under
@@ -107,7 +108,7 @@ func hold(cmd *cobra.Command, args []string) error {
 	if err != nil {
 		return err
 	}
-	w, err := c.NewWorkload(cmd.Context(), control.WorkloadRequest{Cluster: args[0], Namespace: args[1], Name: args[2]})
+	w, err := c.NewWorkload(cmd.Context(), workload.Request{Cluster: args[0], Namespace: args[1], Name: args[2]})
 	if err != nil {
 		return err
 	}

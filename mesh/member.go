@@ -23,6 +23,17 @@ func (m *Member) Grants(ns string) bool {
 	return false
 }
 
+// Exports tells whether the member, which is this cluster, exports one of its services: it wants to, and may.
+func (m *Member) Exports(s *Service) bool {
+	return s.Export != nil && m.Grants(s.Name.Namespace)
+}
+
+// Offers tells whether a cluster may call a service of the member's catalogue: the member may export it, and does so to
+// that cluster.
+func (m *Member) Offers(s *ExportedService, to ClusterName) bool {
+	return m.Grants(s.Name.Namespace) && Admits(s.To, to)
+}
+
 // Trust is what a control plane knows of the federation: the document's
 // members and the local anchor made from them.
 type Trust struct {

@@ -1,7 +1,8 @@
 // Package mesh is the vocabulary of Isthmus: the nouns every other package speaks in.
 //
-// It holds types and their invariants, no logic beyond parsing and rendering of
-// names, and imports the standard library only. A value of this package is
+// It holds types and their invariants, names (of hosts, identities, TLS servers and
+// statistics) with their parsers, and who may see what by the federation document;
+// no other logic. It imports the standard library only. A value of this package is
 // immutable once published in a [Snapshot].
 package mesh
 

@@ -276,11 +276,11 @@ func TestAgentConverges(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		w := &world{t: t, cfg: Config{Authoritative: true, MaxResources: rapid.IntRange(1, 5).Draw(t, "slice")}}
 		w.client = NewClient(drawState(t)) // from disk, out of date
-		for _, typ := range order {
+		for _, typ := range Types {
 			w.client.Subscribe(typ, Wildcard)
 		}
 		w.run(drawState)
-		for _, typ := range order {
+		for _, typ := range Types {
 			w.sameAll(typ)
 		}
 		w.quietReconnect()
@@ -367,7 +367,7 @@ func FuzzSession(f *testing.F) {
 			return []string{string(names[i%len(names)])}
 		}
 		for i, b := range script {
-			req := Request{TypeURL: order[int(b)%len(order)]}
+			req := Request{TypeURL: Types[int(b)%len(Types)]}
 			switch b >> 4 % 8 {
 			case 0, 1:
 				req.Subscribe = name(i)

@@ -18,19 +18,19 @@ const (
 // Wildcard is the name that subscribes to every resource of a type.
 const Wildcard = "*"
 
-// order is make-before-break: what is referred to is delivered before what refers to it. Secrets come first because a
-// cluster or listener whose secret is missing warms for ever; names come last because an address should be routed
-// before a program can learn it. Types that are not listed follow, by URL.
-var order = []string{SecretType, ClusterType, EndpointType, ListenerType, RouteType, NameTableType}
+// Types are the type URLs of all resources that Isthmus serves, make-before-break: what is referred to is delivered before
+// what refers to it. Secrets come first because a cluster or listener whose secret is missing warms for ever; names come
+// last because an address should be routed before a program can learn it. Any other type follows, by URL.
+var Types = [...]string{SecretType, ClusterType, EndpointType, ListenerType, RouteType, NameTableType}
 
 // compareTypes orders type URLs by make-before-break.
 func compareTypes(a, b string) int {
-	i, j := slices.Index(order, a), slices.Index(order, b)
+	i, j := slices.Index(Types[:], a), slices.Index(Types[:], b)
 	if i < 0 {
-		i = len(order)
+		i = len(Types)
 	}
 	if j < 0 {
-		j = len(order)
+		j = len(Types)
 	}
 	if i != j {
 		return i - j

@@ -28,7 +28,7 @@ func run() int {
 		In: os.Stdin, Out: os.Stdout, Err: os.Stderr, Env: os.Getenv,
 		Locate: demo.AdminSocket,
 		Commands: []func(*cli.Globals) *cobra.Command{
-			workload.Command,
+			func(g *cli.Globals) *cobra.Command { return workload.Command(g, demo.Place) },
 			func(*cli.Globals) *cobra.Command { return demo.Command(demo.Config{Story: story.Tell}) },
 		},
 	}, os.Args[1:])

@@ -25,6 +25,7 @@ import (
 
 	"isthmus.dev/isthmus/api/admin"
 	"isthmus.dev/isthmus/api/rpc/adminrpc"
+	"isthmus.dev/isthmus/config"
 	"isthmus.dev/isthmus/discovery/etcd"
 	"isthmus.dev/isthmus/internal/hint"
 	"isthmus.dev/isthmus/internal/hint/wire"
@@ -42,9 +43,8 @@ type lab struct {
 }
 
 type fakeWorkloads struct {
-	mu      sync.Mutex // guards minted
-	minted  []string
-	forgets []string
+	mu     sync.Mutex // guards minted
+	minted []string
 }
 
 func (f *fakeWorkloads) MintToken(kind, namespace, account, instance string) ([]byte, error) {
@@ -52,12 +52,6 @@ func (f *fakeWorkloads) MintToken(kind, namespace, account, instance string) ([]
 	defer f.mu.Unlock()
 	f.minted = append(f.minted, strings.Join([]string{kind, namespace, account, instance}, " "))
 	return []byte("token"), nil
-}
-
-func (f *fakeWorkloads) Forget(namespace, instance string) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.forgets = append(f.forgets, namespace+" "+instance)
 }
 
 func (f *fakeWorkloads) last() string {
@@ -79,7 +73,7 @@ func shortDir(t *testing.T) string {
 func member(namespaces ...string) *mesh.Snapshot {
 	return &mesh.Snapshot{Config: &mesh.Config{}, Trust: &mesh.Trust{
 		Federation: "demo.isthmus.internal", Self: "east",
-		Members: []mesh.Member{{Name: "east", Region: "eu", Namespaces: namespaces, Authority: true}, {Name: "west", Region: "us"}},
+		Members: []mesh.Member{{Name: "east", Region: "eu", Namespaces: namespaces, Authority: true}, {Name: "west", Region: "us", Namespaces: []string{"shop"}}},
 	}}
 }
 
@@ -98,7 +92,7 @@ func newLab(t *testing.T) *lab {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := New(Config{Store: l.store, Snapshot: l.snapshot.Load, Workloads: &l.workload, WorkloadSocket: "/run/w.sock"})
+	s := New(Config{Registry: l.store, Snapshot: l.snapshot.Load, Workloads: &l.workload, WorkloadSocket: "/run/w.sock"})
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error)
 	go func() { ended <- s.Serve(ctx, listener) }()
@@ -155,7 +149,7 @@ func TestApply(t *testing.T) {
 		return response
 	}
 	dry := expect("dry run", serviceYAML, func(r *admin.ApplyRequest) { r.DryRun = true }, created)
-	if _, revision, err := l.store.List(t.Context(), etcd.Query{}); dry.GetApplied() || err != nil || revision > 1 {
+	if _, revision, err := l.store.List(t.Context(), config.Query{}); dry.GetApplied() || err != nil || revision > 1 {
 		t.Errorf("a dry run wrote something: revision %d", revision)
 	}
 	first := expect("new", serviceYAML+fmt.Sprintf(exportYAML, "shop"), nil, created, created)
@@ -268,7 +262,7 @@ func TestRegister(t *testing.T) {
 	if err != nil || string(response.GetToken()) != "token" || response.GetWorkloadSocket() != "/run/w.sock" {
 		t.Fatalf("%v, %v (hint: %s)", response, err, hint.Of(err))
 	}
-	stored, _, err := l.store.List(ctx, etcd.Query{})
+	stored, _, err := l.store.List(ctx, config.Query{})
 	if err != nil || len(stored) != 3 || stored[0].Version != stored[2].Version {
 		t.Fatalf("stored %v, %v; want Service, ServiceExport and WorkloadEntry of one transaction", stored, err)
 	}
@@ -315,7 +309,7 @@ func TestRegister(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if _, err := l.store.Get(ctx, mesh.ObjectName{Kind: etcd.KindWorkload, Namespace: "shop", Name: "ratings-1"}); !errors.Is(err, etcd.ErrNotFound) {
+	if _, err := l.store.Get(ctx, mesh.ObjectName{Kind: config.KindWorkloadEntry, Namespace: "shop", Name: "ratings-1"}); !errors.Is(err, config.ErrNotFound) {
 		t.Errorf("deregistered, but: %v", err)
 	}
 	l.snapshot.Store(&mesh.Snapshot{Config: &mesh.Config{}})
@@ -340,7 +334,7 @@ func TestRegisterTogether(t *testing.T) {
 		})
 	}
 	group.Wait()
-	if stored, _, err := l.store.List(t.Context(), etcd.Query{}); err != nil || len(stored) != 10 {
+	if stored, _, err := l.store.List(t.Context(), config.Query{}); err != nil || len(stored) != 10 {
 		t.Errorf("%d objects, %v; want 8 workloads, a service and its export", len(stored), err)
 	}
 }
@@ -365,7 +359,7 @@ func TestExport(t *testing.T) {
 	if err := export(nil); err != nil {
 		t.Fatal(err)
 	}
-	stored, _, err := l.store.List(ctx, etcd.Query{})
+	stored, _, err := l.store.List(ctx, config.Query{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -431,7 +425,7 @@ func TestConsumers(t *testing.T) {
 func TestServices(t *testing.T) {
 	now := time.UnixMilli(100_000)
 	ratings, payroll := mesh.ServiceName{Namespace: "shop", Name: "ratings"}, mesh.ServiceName{Namespace: "shop", Name: "payroll"}
-	foreign := mesh.ServiceName{Namespace: "shop", Name: "foreign"}
+	foreign, denied := mesh.ServiceName{Namespace: "shop", Name: "foreign"}, mesh.ServiceName{Namespace: "other", Name: "denied"}
 	s := member("shop")
 	s.Config.Services = map[mesh.ServiceName]*mesh.Service{
 		ratings: {Name: ratings, Ports: []mesh.Port{{Name: "http", Number: 8080, Protocol: mesh.HTTP}}, Selector: map[string]string{"app": "ratings"}, Export: &mesh.Export{}},
@@ -445,9 +439,10 @@ func TestServices(t *testing.T) {
 	s.Slots = map[mesh.ServiceName][]mesh.SlotPods{ratings: make([]mesh.SlotPods, 2)}
 	s.VIPs = map[mesh.Host]netip.Addr{ratings.ClusterSetHost(): netip.MustParseAddr("240.240.0.9")}
 	s.Remote = map[mesh.ClusterName]*mesh.Catalogue{"west": {Cluster: "west", ReceivedUnixMs: 97_500, Services: map[mesh.ServiceName]*mesh.ExportedService{
-		ratings: {Slots: []mesh.Slot{{Zone: "us-a", Healthy: 1, Total: 1}, {Index: 1, Zone: "us-a", Healthy: 1, Total: 2}}},
-		payroll: {Slots: []mesh.Slot{{Zone: "us-a", Healthy: 1, Total: 1}}, To: []mesh.ClusterName{"east", "north"}},
-		foreign: {To: []mesh.ClusterName{"north"}},
+		ratings: {Name: ratings, Slots: []mesh.Slot{{Zone: "us-a", Healthy: 1, Total: 1}, {Index: 1, Zone: "us-a", Healthy: 1, Total: 2}}},
+		payroll: {Name: payroll, Slots: []mesh.Slot{{Zone: "us-a", Healthy: 1, Total: 1}}, To: []mesh.ClusterName{"east", "north"}},
+		foreign: {Name: foreign, To: []mesh.ClusterName{"north"}},
+		denied:  {Name: denied}, // the document granted its namespace once
 	}}}
 	want := []*admin.Service{
 		{Name: "payroll", Namespace: "shop", Host: "payroll.shop.svc.cluster.local", Clusters: []*admin.ServiceCluster{{Name: "east"}}},

@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"isthmus.dev/isthmus/api/admin"
-	"isthmus.dev/isthmus/discovery/etcd"
+	"isthmus.dev/isthmus/config"
 	"isthmus.dev/isthmus/mesh"
 )
 
@@ -35,7 +35,7 @@ func (s *meshServer) Check(ctx context.Context, _ *admin.CheckRequest) (*admin.C
 func (s *meshServer) checkRegistry(ctx context.Context) *admin.Check {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
-	objects, _, err := s.config.Store.List(ctx, etcd.Query{})
+	objects, _, err := s.config.Registry.List(ctx, config.Query{})
 	if err != nil {
 		return &admin.Check{Id: "registry", Status: checkFail, Message: err.Error(), Hint: "look at the log of the control plane, and at the disk of its folder"}
 	}

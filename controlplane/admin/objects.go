@@ -14,7 +14,6 @@ import (
 	"isthmus.dev/isthmus/api/admin"
 	"isthmus.dev/isthmus/api/rpc/adminrpc"
 	"isthmus.dev/isthmus/config"
-	"isthmus.dev/isthmus/discovery/etcd"
 	"isthmus.dev/isthmus/internal/hint"
 	"isthmus.dev/isthmus/mesh"
 )
@@ -32,22 +31,17 @@ const (
 	unchanged  = "unchanged"
 )
 
-// kinds of objects, with the short name of each.
-var kinds = [...]struct{ name, short string }{
-	{"Service", "svc"}, {"ServiceExport", "svcex"}, {"VirtualService", "vs"}, {"DestinationRule", "dr"}, {"WorkloadEntry", "we"},
-}
-
-// kindNamed is the kind a person means: any case, singular, plural or short.
+// kindNamed is the kind a person means.
 func kindNamed(name string) (string, error) {
-	typed := strings.ToLower(name)
-	for _, kind := range kinds {
-		lower := strings.ToLower(kind.name)
-		if stem, ok := strings.CutSuffix(lower, "y"); typed == lower || typed == lower+"s" || typed == kind.short || ok && typed == stem+"ies" {
-			return kind.name, nil
-		}
+	if kind, ok := config.KindNamed(name); ok {
+		return kind.Name, nil
 	}
-	return "", hint.Wrap(hint.Code(status.Errorf(codes.InvalidArgument, "there is no kind %q", name), "unknown_kind"),
-		"kinds are Service, ServiceExport, VirtualService, DestinationRule and WorkloadEntry")
+	var names []string
+	for _, kind := range config.Kinds() {
+		names = append(names, kind.Name)
+	}
+	return "", hint.Wrapf(hint.Code(status.Errorf(codes.InvalidArgument, "there is no kind %q", name), "unknown_kind"),
+		"kinds are %s and %s", strings.Join(names[:len(names)-1], ", "), names[len(names)-1])
 }
 
 // objects serves adminrpc.Config.
@@ -63,7 +57,7 @@ func (s *objects) Apply(ctx context.Context, request *admin.ApplyRequest) (*admi
 		files = append(files, config.File{Name: f.GetName(), Data: f.GetYaml()})
 	}
 	read, findings := config.Decode(files, request.GetDefaultNamespace())
-	stored, _, err := s.config.Store.List(ctx, etcd.Query{})
+	stored, _, err := s.config.Registry.List(ctx, config.Query{})
 	if err != nil {
 		return nil, err
 	}
@@ -72,21 +66,21 @@ func (s *objects) Apply(ctx context.Context, request *admin.ApplyRequest) (*admi
 	if config.HasError(findings) {
 		return response, nil
 	}
-	have := map[mesh.ObjectName]etcd.Object{}
+	have := map[mesh.ObjectName]config.Stored{}
 	for _, o := range stored {
 		have[o.Name] = o
 	}
-	ops, err := s.plan(request.GetExpect(), read, have, response)
+	changes, err := s.plan(request.GetExpect(), read, have, response)
 	if err != nil || request.GetDryRun() {
 		return response, err
 	}
-	revision, err := s.config.Store.Commit(ctx, ops...)
+	versions, err := s.config.Registry.Commit(ctx, changes...)
 	if err != nil {
 		return nil, conflict(err)
 	}
 	for i, o := range response.Objects {
 		if response.Outcomes[i] != unchanged {
-			o.Version = revision
+			o.Version, versions = versions[0], versions[1:]
 		}
 	}
 	response.Applied = true
@@ -95,12 +89,12 @@ func (s *objects) Apply(ctx context.Context, request *admin.ApplyRequest) (*admi
 
 // plan decides what becomes of each object, notes it in the response and gives
 // what is to be written.
-func (s *objects) plan(expect map[string]int64, read []config.Object, have map[mesh.ObjectName]etcd.Object, response *admin.ApplyResponse) ([]etcd.Op, error) {
-	var ops []etcd.Op
+func (s *objects) plan(expect map[string]int64, read []config.Object, have map[mesh.ObjectName]config.Stored, response *admin.ApplyResponse) ([]config.Change, error) {
+	var changes []config.Change
 	met := 0
 	for _, o := range read {
 		old, exists := have[o.ID()]
-		op := etcd.Op{Name: o.ID(), JSON: o.JSON, Expect: etcd.AnyVersion}
+		change := config.Change{Name: o.ID(), JSON: o.JSON, Expect: config.AnyVersion}
 		outcome := configured
 		switch {
 		case !exists:
@@ -110,12 +104,12 @@ func (s *objects) plan(expect map[string]int64, read []config.Object, have map[m
 		}
 		if want, ok := expect[o.ID().String()]; ok {
 			met++
-			if op.Expect = want; old.Version != want {
-				return nil, conflict(&etcd.ConflictError{Object: o.ID(), Want: want, Have: old.Version})
+			if change.Expect = want; old.Version != want {
+				return nil, conflict(&config.ConflictError{Object: o.ID(), Want: want, Have: old.Version})
 			}
 		}
 		if outcome != unchanged {
-			ops = append(ops, op)
+			changes = append(changes, change)
 		}
 		response.Objects = append(response.Objects, &admin.Object{
 			ApiVersion: o.APIVersion, Kind: o.Kind, Namespace: o.Namespace, Name: o.Name, Json: o.JSON, Version: old.Version,
@@ -125,19 +119,19 @@ func (s *objects) plan(expect map[string]int64, read []config.Object, have map[m
 	if met < len(expect) {
 		return nil, hint.Code(status.Errorf(codes.InvalidArgument, "a version is expected of an object that is not in the documents"), "usage")
 	}
-	return ops, nil
+	return changes, nil
 }
 
 // together gives the findings that show only with the rest of the registry, as
 // far as they are about the objects read.
-func (s *objects) together(read []config.Object, stored []etcd.Object) []mesh.Finding {
+func (s *objects) together(read []config.Object, stored []config.Stored) []mesh.Finding {
 	others := make([]config.Object, 0, len(stored))
 	for _, o := range stored {
-		others = append(others, o.Config())
+		others = append(others, o.Object())
 	}
 	out := config.Together(read, others)
 	for _, o := range read {
-		if o.Kind != "ServiceExport" {
+		if o.Kind != config.KindServiceExport {
 			continue
 		}
 		finding := mesh.Finding{Object: o.ID().String(), Path: "metadata.name", File: o.File, Line: o.Line}
@@ -174,11 +168,11 @@ func (s *objects) Get(ctx context.Context, request *admin.GetRequest) (*admin.Ge
 	if err != nil {
 		return nil, err
 	}
-	query := etcd.Query{Kind: kind, Namespace: namespaceOf(request.GetNamespace())}
+	query := config.Query{Kind: kind, Namespace: namespaceOf(request.GetNamespace())}
 	if request.GetAllNamespaces() {
 		query.Namespace = ""
 	}
-	found, revision, err := s.config.Store.List(ctx, query)
+	found, revision, err := s.config.Registry.List(ctx, query)
 	if err != nil {
 		return nil, err
 	}
@@ -200,13 +194,13 @@ func (s *objects) Watch(request *admin.WatchRequest, stream adminrpc.Config_Watc
 	if err != nil {
 		return err
 	}
-	query := etcd.Query{Kind: kind, Namespace: namespaceOf(request.GetNamespace())}
+	query := config.Query{Kind: kind, Namespace: namespaceOf(request.GetNamespace())}
 	if request.GetAllNamespaces() {
 		query.Namespace = ""
 	}
 	after := request.GetAfterRevision()
 	if after == 0 {
-		found, revision, err := s.config.Store.List(stream.Context(), query)
+		found, revision, err := s.config.Registry.List(stream.Context(), query)
 		if err != nil {
 			return err
 		}
@@ -220,19 +214,14 @@ func (s *objects) Watch(request *admin.WatchRequest, stream adminrpc.Config_Watc
 	if err := stream.Send(&admin.WatchEvent{Type: admin.WatchEvent_SYNCED, Revision: after}); err != nil {
 		return err
 	}
-	err = s.config.Store.Watch(stream.Context(), query, after, func(revision int64, events []etcd.Event) error {
-		for _, e := range events {
-			event := &admin.WatchEvent{Type: admin.WatchEvent_PUT, Object: s.wireObject(e.Object), Revision: revision}
-			if e.Deleted {
-				event.Type = admin.WatchEvent_DELETE
-			}
-			if err := stream.Send(event); err != nil {
-				return err
-			}
+	err = s.config.Registry.Watch(stream.Context(), query, after, func(e config.Event) error {
+		event := &admin.WatchEvent{Type: admin.WatchEvent_PUT, Object: s.wireObject(e.Stored), Revision: e.Version}
+		if e.Deleted {
+			event.Type = admin.WatchEvent_DELETE
 		}
-		return nil
+		return stream.Send(event)
 	})
-	if errors.Is(err, etcd.ErrCompacted) {
+	if errors.Is(err, config.ErrCompacted) {
 		return hint.Wrap(hint.Code(status.Error(codes.OutOfRange, err.Error()), "compacted"), "list again and watch from the revision of that answer")
 	}
 	return err
@@ -245,11 +234,11 @@ func (s *objects) Delete(ctx context.Context, request *admin.DeleteRequest) (*ad
 		return nil, err
 	}
 	name := mesh.ObjectName{Kind: kind, Namespace: namespaceOf(request.GetNamespace()), Name: request.GetName()}
-	expect := etcd.AnyVersion
+	expect := config.AnyVersion
 	if v := request.GetVersion(); v != 0 {
 		expect = v
 	}
-	if err := s.config.Store.Delete(ctx, name, expect); errors.Is(err, etcd.ErrNotFound) {
+	if err := s.config.Registry.Delete(ctx, name, expect); errors.Is(err, config.ErrNotFound) {
 		return nil, missing(name)
 	} else if err != nil {
 		return nil, conflict(err)
@@ -271,7 +260,7 @@ func missing(name mesh.ObjectName) error {
 
 // conflict gives a refused compare-and-swap its kind; other errors pass.
 func conflict(err error) error {
-	refused, ok := errors.AsType[*etcd.ConflictError](err)
+	refused, ok := errors.AsType[*config.ConflictError](err)
 	if !ok {
 		return err
 	}
@@ -279,7 +268,7 @@ func conflict(err error) error {
 }
 
 // wireObject adds what is known of an object to what is stored.
-func (s *objects) wireObject(o etcd.Object) *admin.Object {
+func (s *objects) wireObject(o config.Stored) *admin.Object {
 	out := &admin.Object{Kind: o.Name.Kind, Namespace: o.Name.Namespace, Name: o.Name.Name, Json: o.JSON, Version: o.Version}
 	var head struct {
 		APIVersion string `json:"apiVersion"`

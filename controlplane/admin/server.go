@@ -1,7 +1,7 @@
 // Package admin is the API behind the CLI: gRPC on a Unix socket that only its
 // owner can open, apart from the socket of the workloads.
 //
-// It holds no state. It writes to the registry, from where a change comes back to
+// It holds no state. It writes to the [Registry], from where a change comes back to
 // the owner of the state like any other, and reads the published snapshot. What the
 // federation does (found, join, leave, tokens) is delegated to [Federation].
 // Errors travel with code and hint, see internal/hint/wire.
@@ -20,7 +20,6 @@ import (
 
 	"isthmus.dev/isthmus/api/admin"
 	"isthmus.dev/isthmus/api/rpc/adminrpc"
-	"isthmus.dev/isthmus/discovery/etcd"
 	"isthmus.dev/isthmus/internal/hint/wire"
 	"isthmus.dev/isthmus/mesh"
 )
@@ -44,8 +43,6 @@ type Federation interface {
 type Workloads interface {
 	// MintToken makes the one-use token of a proxy, an encoded isthmus.workload.v1.Token.
 	MintToken(kind, namespace, account, instance string) ([]byte, error)
-	// Forget ends the renewal of an instance's certificate.
-	Forget(namespace, instance string)
 }
 
 // Config of a Server. Federation, Workloads, Proxies and Checks may be nil: what
@@ -54,7 +51,8 @@ type Config struct {
 	// Socket is the path to listen on, 107 bytes at most, in a folder of the owner's.
 	Socket string
 	Logger *slog.Logger // nil: nothing is logged
-	Store  *etcd.Store
+	// Registry is where objects are written.
+	Registry Registry
 	// Snapshot is the state as last published.
 	Snapshot   func() *mesh.Snapshot
 	Federation Federation

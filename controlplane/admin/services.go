@@ -17,7 +17,6 @@ import (
 	"isthmus.dev/isthmus/api/admin"
 	"isthmus.dev/isthmus/api/rpc/adminrpc"
 	"isthmus.dev/isthmus/config"
-	"isthmus.dev/isthmus/discovery/etcd"
 	"isthmus.dev/isthmus/internal/hint"
 	"isthmus.dev/isthmus/mesh"
 )
@@ -42,9 +41,13 @@ func (s *meshServer) ListServices(context.Context, *admin.ListServicesRequest) (
 func services(snapshot *mesh.Snapshot, now time.Time) []*admin.Service {
 	var out []*admin.Service
 	imported := map[mesh.ServiceName][]*mesh.Catalogue{}
-	for _, catalogue := range snapshot.Remote {
+	for cluster, catalogue := range snapshot.Remote {
+		if snapshot.Trust == nil {
+			break
+		}
+		exporter, ok := snapshot.Trust.Member(cluster)
 		for name, service := range catalogue.Services {
-			if snapshot.Trust != nil && mesh.Admits(service.To, snapshot.Trust.Self) {
+			if ok && exporter.Offers(service, snapshot.Trust.Self) {
 				imported[name] = append(imported[name], catalogue)
 			}
 		}
@@ -162,14 +165,14 @@ func (s *meshServer) ExportService(ctx context.Context, request *admin.ExportSer
 	if err := exportable(s.config.Snapshot(), name); err != nil {
 		return nil, err
 	}
-	_, err := s.config.Store.Get(ctx, mesh.ObjectName{Kind: "Service", Namespace: name.Namespace, Name: name.Name})
-	if errors.Is(err, etcd.ErrNotFound) {
+	_, err := s.config.Registry.Get(ctx, mesh.ObjectName{Kind: config.KindService, Namespace: name.Namespace, Name: name.Name})
+	if errors.Is(err, config.ErrNotFound) {
 		return nil, hint.Wrap(hint.Code(status.Errorf(codes.NotFound, "there is no service %s", name), "not_found"),
 			"isthmus service list shows the services; apply a Service, or start an instance with isthmus workload run --service")
 	} else if err != nil {
 		return nil, err
 	}
-	return s.putExport(ctx, name, request.GetTo(), etcd.AnyVersion)
+	return s.putExport(ctx, name, request.GetTo(), config.AnyVersion)
 }
 
 func (s *meshServer) putExport(ctx context.Context, name mesh.ServiceName, to []string, expect int64) (*admin.ExportServiceResponse, error) {
@@ -178,7 +181,7 @@ func (s *meshServer) putExport(ctx context.Context, name mesh.ServiceName, to []
 	if err != nil {
 		return nil, err
 	}
-	if _, err := s.config.Store.Put(ctx, exportName(name), raw, expect); err != nil {
+	if _, err := s.config.Registry.Commit(ctx, config.Change{Name: exportName(name), JSON: raw, Expect: expect}); err != nil {
 		return nil, conflict(err)
 	}
 	return &admin.ExportServiceResponse{Exported: true, To: to}, nil
@@ -189,8 +192,8 @@ func (s *meshServer) unexport(ctx context.Context, name mesh.ServiceName, from [
 	missing := func(whom string) error {
 		return hint.Wrap(hint.Code(status.Errorf(codes.NotFound, "service %s is not exported%s", name, whom), "not_exported"), "isthmus service list shows what is exported")
 	}
-	stored, err := s.config.Store.Get(ctx, exportName(name))
-	if errors.Is(err, etcd.ErrNotFound) {
+	stored, err := s.config.Registry.Get(ctx, exportName(name))
+	if errors.Is(err, config.ErrNotFound) {
 		return nil, missing("")
 	} else if err != nil {
 		return nil, err
@@ -213,7 +216,7 @@ func (s *meshServer) unexport(ctx context.Context, name mesh.ServiceName, from [
 			return s.putExport(ctx, name, after, stored.Version)
 		}
 	}
-	if err := s.config.Store.Delete(ctx, exportName(name), stored.Version); err != nil {
+	if err := s.config.Registry.Delete(ctx, exportName(name), stored.Version); err != nil {
 		return nil, conflict(err)
 	}
 	return &admin.ExportServiceResponse{}, nil
@@ -239,7 +242,7 @@ func consumers(annotation string, trust *mesh.Trust) []string {
 }
 
 func exportName(name mesh.ServiceName) mesh.ObjectName {
-	return mesh.ObjectName{Kind: "ServiceExport", Namespace: name.Namespace, Name: name.Name}
+	return mesh.ObjectName{Kind: config.KindServiceExport, Namespace: name.Namespace, Name: name.Name}
 }
 
 // exportable says why a service cannot be exported.
@@ -267,12 +270,17 @@ func exportObject(name mesh.ServiceName, to []string) ([]byte, error) {
 		}
 		meta["annotations"] = map[string]string{config.AnnotationExportTo: strings.Join(to, ",")}
 	}
-	return encode(map[string]any{"apiVersion": "multicluster.x-k8s.io/v1beta1", "kind": "ServiceExport", "metadata": meta})
+	return encode(config.KindServiceExport, map[string]any{"metadata": meta})
 }
 
 // encode renders an object made here and reads it back as one that was applied:
 // what would be refused there is refused here, with the first finding's words.
-func encode(object map[string]any) ([]byte, error) {
+func encode(kindName string, object map[string]any) ([]byte, error) {
+	kind, ok := config.KindNamed(kindName)
+	if !ok {
+		return nil, fmt.Errorf("make an object: there is no kind %s", kindName)
+	}
+	object["apiVersion"], object["kind"] = kind.APIVersion(), kind.Name
 	raw, err := json.Marshal(object)
 	if err != nil {
 		return nil, fmt.Errorf("encode object: %w", err)

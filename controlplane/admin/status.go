@@ -3,6 +3,7 @@ package admin
 import (
 	"encoding/json"
 
+	"isthmus.dev/isthmus/config"
 	"isthmus.dev/isthmus/mesh"
 )
 
@@ -33,7 +34,7 @@ func statusOf(snapshot *mesh.Snapshot, name mesh.ObjectName) []byte {
 	}{Conditions: []condition{accepted}}
 	service := mesh.ServiceName{Namespace: name.Namespace, Name: name.Name}
 	switch name.Kind {
-	case "WorkloadEntry":
+	case config.KindWorkloadEntry:
 		if w, ok := snapshot.Workloads[mesh.WorkloadName{Namespace: name.Namespace, Name: name.Name}]; ok {
 			ready := condition{Type: "Ready", Status: "False", Reason: "NotAnswering"}
 			if w.Ready {
@@ -41,7 +42,7 @@ func statusOf(snapshot *mesh.Snapshot, name mesh.ObjectName) []byte {
 			}
 			out.Conditions = append(out.Conditions, ready)
 		}
-	case "ServiceExport":
+	case config.KindServiceExport:
 		valid := condition{Type: "Valid", Status: "True", Reason: "Valid"}
 		if s := snapshot.Config.Services[service]; s == nil || s.Export == nil {
 			valid.Status, valid.Reason, valid.Message = "False", "NoService", "there is no Service of that name"
@@ -50,7 +51,7 @@ func statusOf(snapshot *mesh.Snapshot, name mesh.ObjectName) []byte {
 		}
 		out.Conditions = append(out.Conditions, valid)
 		out.VIP = vipOf(snapshot, service.ClusterSetHost())
-	case "Service":
+	case config.KindService:
 		out.VIP = vipOf(snapshot, service.LocalHost())
 	}
 	raw, err := json.Marshal(out)

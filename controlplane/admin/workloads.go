@@ -14,7 +14,6 @@ import (
 
 	"isthmus.dev/isthmus/api/admin"
 	"isthmus.dev/isthmus/config"
-	"isthmus.dev/isthmus/discovery/etcd"
 	"isthmus.dev/isthmus/internal/hint"
 	"isthmus.dev/isthmus/mesh"
 )
@@ -42,17 +41,18 @@ func (s *meshServer) RegisterWorkload(ctx context.Context, request *admin.Regist
 	if err != nil {
 		return nil, err
 	}
-	entry := mesh.ObjectName{Kind: etcd.KindWorkload, Namespace: w.GetNamespace(), Name: w.GetName()}
+	entry := mesh.ObjectName{Kind: config.KindWorkloadEntry, Namespace: w.GetNamespace(), Name: w.GetName()}
 	if w.GetTokenOnly() {
-		stored, err := s.config.Store.Get(ctx, entry)
-		if errors.Is(err, etcd.ErrNotFound) {
+		stored, err := s.config.Registry.Get(ctx, entry)
+		if errors.Is(err, config.ErrNotFound) {
 			return nil, hint.Wrap(hint.Code(status.Errorf(codes.NotFound, "workload %s/%s is not registered", w.GetNamespace(), w.GetName()), "not_found"),
 				"register it: isthmus workload run does")
 		} else if err != nil {
 			return nil, err
 		}
 		// The account is the registered one: a restart does not change who it is.
-		if registered, ok := etcd.DecodeWorkload(stored); ok {
+		known := mesh.WorkloadName{Namespace: w.GetNamespace(), Name: w.GetName()}
+		if registered := config.Build([]config.Object{stored.Object()}).Workloads[known]; registered != nil {
 			w.ServiceAccount = registered.ServiceAccount
 		}
 	} else if err := s.register(ctx, snapshot, w, entry); err != nil {
@@ -120,7 +120,7 @@ func (s *meshServer) register(ctx context.Context, snapshot *mesh.Snapshot, w *a
 	if err != nil {
 		return err
 	}
-	ops := []etcd.Op{{Name: entry, JSON: raw, Expect: etcd.AnyVersion}}
+	instance := config.Change{Name: entry, JSON: raw, Expect: config.AnyVersion}
 	if other := snapshot.Workloads[mesh.WorkloadName{Namespace: entry.Namespace, Name: entry.Name}]; other != nil && other.Ready && other.Address.String() != w.GetAddress() {
 		return hint.Wrap(hint.Code(status.Errorf(codes.AlreadyExists, "workload %s/%s runs already, at %s", entry.Namespace, entry.Name, other.Address), "already_exists"),
 			"choose another name, or end the other one first")
@@ -137,8 +137,8 @@ func (s *meshServer) register(ctx context.Context, snapshot *mesh.Snapshot, w *a
 		if err != nil {
 			return err
 		}
-		_, err = s.config.Store.Commit(ctx, append(ops[:1:1], missing...)...)
-		if _, raced := errors.AsType[*etcd.ConflictError](err); !raced {
+		_, err = s.config.Registry.Commit(ctx, append(missing, instance)...)
+		if _, raced := errors.AsType[*config.ConflictError](err); !raced {
 			return err
 		}
 	}
@@ -147,40 +147,40 @@ func (s *meshServer) register(ctx context.Context, snapshot *mesh.Snapshot, w *a
 
 // missingOf gives what has to be written so that the workload's service, and its
 // export if asked for, exist.
-func (s *meshServer) missingOf(ctx context.Context, w *admin.RegisterWorkloadRequest, name mesh.ServiceName) ([]etcd.Op, error) {
+func (s *meshServer) missingOf(ctx context.Context, w *admin.RegisterWorkloadRequest, name mesh.ServiceName) ([]config.Change, error) {
 	if w.GetService() == "" {
 		return nil, nil
 	}
-	var ops []etcd.Op
-	service := mesh.ObjectName{Kind: "Service", Namespace: name.Namespace, Name: name.Name}
-	stored, err := s.config.Store.Get(ctx, service)
+	var changes []config.Change
+	service := mesh.ObjectName{Kind: config.KindService, Namespace: name.Namespace, Name: name.Name}
+	stored, err := s.config.Registry.Get(ctx, service)
 	switch {
-	case errors.Is(err, etcd.ErrNotFound):
+	case errors.Is(err, config.ErrNotFound):
 		raw, err := serviceObject(w)
 		if err != nil {
 			return nil, err
 		}
-		ops = append(ops, etcd.Op{Name: service, JSON: raw, Expect: etcd.Absent})
+		changes = append(changes, config.Change{Name: service, JSON: raw, Expect: config.Absent})
 	case err != nil:
 		return nil, err
 	default:
-		if err := fits(etcd.BuildConfig([]etcd.Object{stored}).Services[name], w); err != nil {
+		if err := fits(config.Build([]config.Object{stored.Object()}).Config.Services[name], w); err != nil {
 			return nil, err
 		}
 	}
 	if !w.GetExport() {
-		return ops, nil
+		return changes, nil
 	}
-	export := mesh.ObjectName{Kind: "ServiceExport", Namespace: name.Namespace, Name: name.Name}
-	_, err = s.config.Store.Get(ctx, export)
-	if errors.Is(err, etcd.ErrNotFound) {
+	export := exportName(name)
+	_, err = s.config.Registry.Get(ctx, export)
+	if errors.Is(err, config.ErrNotFound) {
 		raw, err := exportObject(name, nil)
 		if err != nil {
 			return nil, err
 		}
-		return append(ops, etcd.Op{Name: export, JSON: raw, Expect: etcd.Absent}), nil
+		return append(changes, config.Change{Name: export, JSON: raw, Expect: config.Absent}), nil
 	}
-	return ops, err
+	return changes, err
 }
 
 // fits refuses an instance that the service it names, which exists, would not have or could not use.
@@ -233,8 +233,7 @@ func workloadObject(w *admin.RegisterWorkloadRequest, region string) ([]byte, er
 	if w.GetZone() != "" {
 		spec["locality"] = region + "/" + w.GetZone()
 	}
-	return encode(map[string]any{
-		"apiVersion": "networking.istio.io/v1", "kind": etcd.KindWorkload,
+	return encode(config.KindWorkloadEntry, map[string]any{
 		"metadata": map[string]any{"name": w.GetName(), "namespace": w.GetNamespace(), "annotations": map[string]string{config.AnnotationProxy: w.GetKind()}},
 		"spec":     spec,
 	})
@@ -256,8 +255,7 @@ func serviceObject(w *admin.RegisterWorkloadRequest) ([]byte, error) {
 		return nil, hint.Wrap(hint.Code(status.Errorf(codes.InvalidArgument, "service %s/%s does not exist, and no port is given to make it", w.GetNamespace(), w.GetService()), "no_port"),
 			"add --port NAME:NUMBER[:http|grpc|tcp]")
 	}
-	return encode(map[string]any{
-		"apiVersion": "v1", "kind": "Service",
+	return encode(config.KindService, map[string]any{
 		"metadata": map[string]any{"name": w.GetService(), "namespace": w.GetNamespace()},
 		"spec":     map[string]any{"selector": map[string]string{labelApp: w.GetService()}, "ports": ports},
 	})
@@ -265,12 +263,9 @@ func serviceObject(w *admin.RegisterWorkloadRequest) ([]byte, error) {
 
 // DeregisterWorkload forgets an instance; one that is not known is forgotten already.
 func (s *meshServer) DeregisterWorkload(ctx context.Context, request *admin.DeregisterWorkloadRequest) (*admin.DeregisterWorkloadResponse, error) {
-	name := mesh.ObjectName{Kind: etcd.KindWorkload, Namespace: namespaceOf(request.GetNamespace()), Name: request.GetName()}
-	if err := s.config.Store.Delete(ctx, name, etcd.AnyVersion); err != nil && !errors.Is(err, etcd.ErrNotFound) {
+	name := mesh.ObjectName{Kind: config.KindWorkloadEntry, Namespace: namespaceOf(request.GetNamespace()), Name: request.GetName()}
+	if err := s.config.Registry.Delete(ctx, name, config.AnyVersion); err != nil && !errors.Is(err, config.ErrNotFound) {
 		return nil, err
-	}
-	if s.config.Workloads != nil {
-		s.config.Workloads.Forget(name.Namespace, name.Name)
 	}
 	return &admin.DeregisterWorkloadResponse{}, nil
 }

@@ -30,7 +30,7 @@ var _ admin.Federation = (*operator)(nil)
 func (cp *controlPlane) newOperator(r *registry, f *federation, w *workloads) (*operator, error) {
 	o := &operator{controlPlane: cp, federation: f}
 	o.server = admin.New(admin.Config{
-		Socket: cp.config.socket(adminSocket), Logger: cp.log, Store: cp.store, Snapshot: cp.world.Snapshot,
+		Socket: cp.config.socket(adminSocket), Logger: cp.log, Registry: cp.store, Snapshot: cp.world.Snapshot,
 		Federation: o, Workloads: w, WorkloadSocket: cp.config.socket(workloadSocket), Proxies: w.proxies,
 		Checks: []func(context.Context) *adminpb.Check{r.checkDisk, f.checkStreams, f.checkDocument},
 	})
@@ -105,16 +105,9 @@ func (o *operator) RevokeToken(_ context.Context, r *adminpb.RevokeTokenRequest)
 // Join redeems a token and returns when proxies can be served.
 func (o *operator) Join(ctx context.Context, r *adminpb.JoinRequest) (*adminpb.JoinResponse, error) {
 	start := time.Now()
-	token, err := join.Decode(r.GetToken())
-	if err != nil {
-		return nil, err
-	}
-	if _, member := o.membership.Self(); !member {
-		if err := join.CheckLocal(token, mesh.ClusterName(r.GetExpectCluster()), start); err != nil {
-			return nil, err
-		}
-	}
-	result, err := o.membership.Join(ctx, membership.JoinRequest{Token: r.GetToken(), Region: r.GetRegion(), Gateways: r.GetGateways()})
+	result, err := o.membership.Join(ctx, membership.JoinRequest{
+		Token: r.GetToken(), Cluster: mesh.ClusterName(r.GetExpectCluster()), Region: r.GetRegion(), Gateways: r.GetGateways(),
+	})
 	if err != nil {
 		return nil, err
 	}

@@ -149,9 +149,6 @@ func (w *workloads) MintToken(kind, namespace, account, instance string) ([]byte
 	return proto.Marshal(token)
 }
 
-// Forget implements admin.Workloads. Renewals ask the registry, so there is nothing to forget.
-func (w *workloads) Forget(string, string) {}
-
 // proxies shows what each proxy has taken. One that is away is missed as long as its workload is registered.
 func (w *workloads) proxies() []*adminpb.Proxy {
 	var out []*adminpb.Proxy

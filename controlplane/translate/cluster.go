@@ -43,7 +43,7 @@ func (v *view) cluster(h *hostView, p mesh.Port, subset string) *clusterv3.Clust
 	policy := h.policy(subset)
 	c := &clusterv3.Cluster{
 		Name:                 ClusterName(p.Number, subset, h.host),
-		AltStatName:          StatName(p.Number, subset, h.host),
+		AltStatName:          mesh.StatName(p.Number, subset, h.host),
 		ClusterDiscoveryType: &clusterv3.Cluster_Type{Type: clusterv3.Cluster_EDS},
 		EdsClusterConfig:     &clusterv3.Cluster_EdsClusterConfig{EdsConfig: ads()},
 		ConnectTimeout:       duration(connectTimeout(policy.ConnectionPool)),

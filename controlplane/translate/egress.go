@@ -44,7 +44,7 @@ func gateways(m mesh.Member) *clusterv3.Cluster {
 	}
 	c := &clusterv3.Cluster{
 		Name:                 name,
-		AltStatName:          "gateway_" + string(m.Name),
+		AltStatName:          mesh.GatewayStatName(m.Name),
 		ClusterDiscoveryType: &clusterv3.Cluster_Type{Type: clusterv3.Cluster_STATIC},
 		ConnectTimeout:       duration(defaultConnectTimeout),
 		LbPolicy:             clusterv3.Cluster_ROUND_ROBIN,

@@ -39,8 +39,8 @@ func (v *view) gateway(out set, o Options) {
 	out.add(xds.ListenerType, gatewayListener, v.gatewayListener(m, slices.Sorted(maps.Keys(ports))))
 	out.add(xds.ClusterType, federation, federationCluster(o.FederationSocket))
 	out.add(xds.ClusterType, blackHole, emptyCluster(blackHole))
-	for name, svc := range v.s.Config.Services {
-		if svc.Export != nil && m.Grants(name.Namespace) {
+	for _, svc := range v.s.Config.Services {
+		if m.Exports(svc) {
 			v.slots(out, svc)
 		}
 	}

@@ -1,7 +1,6 @@
 package translate
 
 import (
-	"fmt"
 	"maps"
 	"slices"
 
@@ -131,7 +130,7 @@ func (v *view) inboundTCPContext(callers []mesh.ClusterName) *tlsv3.DownstreamTl
 // inboundHTTP tells the application who calls (XFCC), refuses whom the route does not admit, and marks the answers it
 // makes itself because the application could not be reached.
 func inboundHTTP(p *appPort) []*listenerv3.Filter {
-	m := connectionManager(fmt.Sprintf("inbound_%d", p.number), InboundName(p.number))
+	m := connectionManager(mesh.InboundStatName(p.number), InboundName(p.number))
 	m.Http2ProtocolOptions = &corev3.Http2ProtocolOptions{AllowConnect: true}
 	m.ForwardClientCertDetails = hcmv3.HttpConnectionManager_SANITIZE_SET
 	m.SetCurrentClientCertDetails = &hcmv3.HttpConnectionManager_SetCurrentClientCertDetails{Uri: true}
@@ -179,13 +178,13 @@ func (v *view) inboundRoutes(p *appPort, callers []mesh.ClusterName) *routev3.Ro
 }
 
 func (v *view) inboundTCP(p *appPort, callers []mesh.ClusterName) []*listenerv3.Filter {
-	proxy := tcpTo(fmt.Sprintf("inbound_%d", p.number), InboundName(p.number))
+	proxy := tcpTo(mesh.InboundStatName(p.number), InboundName(p.number))
 	// The application is not bothered by clients that fail the handshake.
 	proxy.UpstreamConnectMode = tcpproxyv3.UpstreamConnectMode_ON_DOWNSTREAM_TLS_HANDSHAKE
 	proxy.MaxEarlyDataBytes = wrapperspb.UInt32(0)
 	return []*listenerv3.Filter{
 		filter("envoy.filters.network.set_filter_state", &statev3.Config{OnDownstreamTlsHandshake: setPeer()}),
-		filter("envoy.filters.network.rbac", &rbacv3.RBAC{StatPrefix: fmt.Sprintf("inbound_%d", p.number), Rules: v.rbac(callers)}),
+		filter("envoy.filters.network.rbac", &rbacv3.RBAC{StatPrefix: mesh.InboundStatName(p.number), Rules: v.rbac(callers)}),
 		filter("envoy.filters.network.tcp_proxy", proxy),
 	}
 }
@@ -195,7 +194,7 @@ func appCluster(w *mesh.Workload, p *appPort) *clusterv3.Cluster {
 	name := InboundName(p.number)
 	c := &clusterv3.Cluster{
 		Name:                 name,
-		AltStatName:          fmt.Sprintf("inbound_%d", p.number),
+		AltStatName:          mesh.InboundStatName(p.number),
 		ClusterDiscoveryType: &clusterv3.Cluster_Type{Type: clusterv3.Cluster_STATIC},
 		ConnectTimeout:       duration(defaultConnectTimeout),
 		CircuitBreakers:      circuitBreakers(nil),

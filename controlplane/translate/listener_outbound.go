@@ -76,7 +76,7 @@ func (v *view) outboundChain(h *hostView, p mesh.Port) *listenerv3.FilterChain {
 }
 
 func outboundHTTP(h *hostView, p mesh.Port) *hcmv3.HttpConnectionManager {
-	m := connectionManager(StatName(p.Number, "", h.host), RouteName(h.host, p.Number))
+	m := connectionManager(mesh.StatName(p.Number, "", h.host), RouteName(h.host, p.Number))
 	m.HttpFilters = []*hcmv3.HttpFilter{router()}
 	return m
 }
@@ -104,7 +104,7 @@ func router() *hcmv3.HttpFilter {
 
 // outboundTCP follows the TCP routes of the rule in force; by default everything goes to the host itself.
 func (v *view) outboundTCP(h *hostView, p mesh.Port) *tcpproxyv3.TcpProxy {
-	t := tcpTo(StatName(p.Number, "", h.host), ClusterName(p.Number, "", h.host))
+	t := tcpTo(mesh.StatName(p.Number, "", h.host), ClusterName(p.Number, "", h.host))
 	t.MaxConnectAttempts = u32(connectAttempts)
 	t.BackoffOptions = &corev3.BackoffStrategy{BaseInterval: duration(connectBackoff), MaxInterval: duration(connectBackoffTo)}
 	vs := v.virtualService(h)

@@ -34,24 +34,6 @@ func EgressName(c mesh.ClusterName) string { return "egress_" + string(c) }
 // GatewayClusterName is the Envoy cluster of another cluster's gateways.
 func GatewayClusterName(c mesh.ClusterName) string { return "gateway|" + string(c) }
 
-// StatName is the name of a host's port in statistics: without the dots and bars that break their hierarchy.
-// The subset comes last: outbound_<port>_<service>_<namespace>_<local|clusterset>[_<subset>].
-func StatName(port uint32, subset string, h mesh.Host) string {
-	name, clusterSet, ok := mesh.ParseHost(h)
-	if !ok {
-		return fmt.Sprintf("outbound_%d_%s", port, strings.NewReplacer(".", "_", "|", "_").Replace(string(h)))
-	}
-	domain := "local"
-	if clusterSet {
-		domain = "clusterset"
-	}
-	stat := fmt.Sprintf("outbound_%d_%s_%s_%s", port, name.Name, name.Namespace, domain)
-	if subset != "" {
-		stat += "_" + strings.ReplaceAll(subset, ".", "_")
-	}
-	return stat
-}
-
 // SlotEndpoint is the endpoint id of a slot. A new generation is another endpoint: Envoy opens a new connection for
 // it and drains the old one.
 func SlotEndpoint(s mesh.ServiceName, port uint32, slot mesh.Slot) string {

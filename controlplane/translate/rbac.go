@@ -17,23 +17,18 @@ const peerKey = "isthmus.peer"
 
 // callers are the clusters that may call an application's port: its own, and those its services are exported to.
 func (v *view) callers(services []*mesh.Service) []mesh.ClusterName {
+	self, _ := v.s.Trust.Member(v.self)
 	out := []mesh.ClusterName{v.self}
 	for i := range v.s.Trust.Members {
 		m := v.s.Trust.Members[i].Name
 		exported := slices.ContainsFunc(services, func(svc *mesh.Service) bool {
-			return svc.Export != nil && mesh.Admits(svc.Export.To, m) && v.granted(svc.Name.Namespace)
+			return self != nil && self.Exports(svc) && mesh.Admits(svc.Export.To, m)
 		})
 		if exported && !slices.Contains(out, m) {
 			out = append(out, m)
 		}
 	}
 	return out
-}
-
-// granted tells whether the federation lets this cluster export a namespace.
-func (v *view) granted(namespace string) bool {
-	m, ok := v.s.Trust.Member(v.self)
-	return ok && m.Grants(namespace)
 }
 
 // rbac allows the workloads of these clusters and nobody else.

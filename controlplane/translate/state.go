@@ -7,12 +7,6 @@ import (
 	"isthmus.dev/isthmus/xds"
 )
 
-// types are those a proxy may have resources of.
-var types = []string{
-	xds.SecretType, xds.ClusterType, xds.EndpointType,
-	xds.ListenerType, xds.RouteType, xds.NameTableType,
-}
-
 // Generate gives the whole configuration of one proxy.
 func Generate(s *mesh.Snapshot, p mesh.ProxyID, o Options) xds.State {
 	return Update(xds.State{}, s, p, o)
@@ -21,7 +15,7 @@ func Generate(s *mesh.Snapshot, p mesh.ProxyID, o Options) xds.State {
 // Update is Generate that shares with old what did not change, so that comparing the two is cheap.
 func Update(old xds.State, s *mesh.Snapshot, p mesh.ProxyID, o Options) xds.State {
 	resources := Resources(s, p, o)
-	for _, t := range types {
+	for _, t := range xds.Types {
 		named := make(map[string]xds.Resource, len(resources[t]))
 		for _, n := range resources[t] {
 			r, err := xds.New(n.Name, n.Message)

@@ -116,7 +116,7 @@ func (v *view) addClusterSetHosts() {
 		m := &v.s.Trust.Members[i]
 		if m.Name == v.self {
 			for name, svc := range v.s.Config.Services {
-				if svc.Export != nil && m.Grants(name.Namespace) {
+				if m.Exports(svc) {
 					add(name, source{cluster: v.self, region: v.region, local: svc})
 				}
 			}
@@ -127,7 +127,7 @@ func (v *view) addClusterSetHosts() {
 			continue
 		}
 		for name, svc := range c.Services {
-			if m.Grants(name.Namespace) && mesh.Admits(svc.To, v.self) {
+			if m.Offers(svc, v.self) {
 				add(name, source{cluster: m.Name, region: m.Region, remote: svc})
 			}
 		}

@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	"isthmus.dev/isthmus/internal/cli/workload"
 	"isthmus.dev/isthmus/internal/hint"
 )
 
@@ -133,7 +134,7 @@ type Workload struct {
 
 // NewWorkload makes a workload and returns when its sidecar is ready. ctx bounds
 // the making only.
-func (c Client) NewWorkload(ctx context.Context, r WorkloadRequest) (*Workload, error) {
+func (c Client) NewWorkload(ctx context.Context, r workload.Request) (*Workload, error) {
 	conn, err := c.connect(ctx)
 	if err != nil {
 		return nil, err

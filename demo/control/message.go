@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"isthmus.dev/isthmus/internal/cli/workload"
 	"isthmus.dev/isthmus/internal/hint"
 )
 
@@ -28,12 +29,15 @@ const maxFiles = 32
 
 // Request is the first message of a connection. Exactly one field is set.
 type Request struct {
-	Status   *StatusRequest   `json:"status,omitempty"`
-	Fault    *FaultRequest    `json:"fault,omitempty"`
-	Exec     *ExecRequest     `json:"exec,omitempty"`
-	Workload *WorkloadRequest `json:"workload,omitempty"`
-	Caller   *CallerRequest   `json:"caller,omitempty"`
-	Capture  *CaptureRequest  `json:"capture,omitempty"`
+	Status *StatusRequest `json:"status,omitempty"`
+	Fault  *FaultRequest  `json:"fault,omitempty"`
+	Exec   *ExecRequest   `json:"exec,omitempty"`
+	// Workload makes a pod with a sidecar and registers it with the cluster's control plane. It is answered when the
+	// sidecar is ready. The workload lives as long as the connection, on which later messages are Leave; with its end,
+	// however it comes, all that runs in the pod is killed and the workload deregistered.
+	Workload *workload.Request `json:"workload,omitempty"`
+	Caller   *CallerRequest    `json:"caller,omitempty"`
+	Capture  *CaptureRequest   `json:"capture,omitempty"`
 }
 
 // StatusRequest asks for the Document.
@@ -61,7 +65,7 @@ const (
 // program and what it has started.
 type ExecRequest struct {
 	Cluster string `json:"cluster"`
-	// Pod is an instance of the demo or one from WorkloadRequest; empty: the cluster's node.
+	// Pod is an instance of the demo or one that a workload got; empty: the cluster's node.
 	Pod  string   `json:"pod,omitempty"`
 	Argv []string `json:"argv"`
 	Env  []string `json:"env"`
@@ -69,34 +73,6 @@ type ExecRequest struct {
 	Dir string `json:"dir"`
 	// Umask is the caller's; negative: the demo's.
 	Umask int `json:"umask"`
-}
-
-// WorkloadRequest makes a pod with a sidecar and registers it with the cluster's
-// control plane. It is answered when the sidecar is ready. The workload lives as
-// long as the connection, on which later messages are Leave; with its end, however
-// it comes, all that runs in the pod is killed and the workload deregistered.
-type WorkloadRequest struct {
-	Cluster   string `json:"cluster"`
-	Namespace string `json:"namespace"`
-	// Name is the instance's and the pod's, unique within the cluster.
-	Name string `json:"name"`
-	// Account is its service account; empty: default.
-	Account string `json:"account,omitempty"`
-	// Zone may be any; empty: the cluster's first.
-	Zone   string            `json:"zone,omitempty"`
-	Labels map[string]string `json:"labels,omitempty"`
-	// Service is what it is an instance of; empty: it only calls others.
-	Service string `json:"service,omitempty"`
-	Ports   []Port `json:"ports,omitempty"`
-	Export  bool   `json:"export,omitempty"`
-}
-
-// Port is one a workload serves.
-type Port struct {
-	Name   string `json:"name"`
-	Number uint16 `json:"number"`
-	// Protocol is http, grpc or tcp.
-	Protocol string `json:"protocol"`
 }
 
 // Leave makes a workload known as leaving: others send no more, it is deregistered,

@@ -3,8 +3,8 @@ package supervisor
 import (
 	"context"
 
-	"isthmus.dev/isthmus/demo/control"
 	"isthmus.dev/isthmus/demo/topology"
+	"isthmus.dev/isthmus/internal/cli/workload"
 )
 
 // Registrar speaks to a control plane's admin API on behalf of the machine that
@@ -33,7 +33,7 @@ type Workload struct {
 	Labels  map[string]string
 	// Service is empty for callers and gateways.
 	Service string
-	Ports   []control.Port
+	Ports   []workload.Port
 	Export  bool
 	// Known is true if it was registered before and only needs a new token.
 	Known bool
@@ -55,7 +55,7 @@ func sidecarWorkload(i topology.Instance) Workload {
 	if i.HasApp() {
 		protocol := string(i.Service.Protocol)
 		w.Service, w.Export = i.Service.Name, i.Service.Exported
-		w.Ports = []control.Port{{Name: protocol, Number: i.Service.Port, Protocol: protocol}}
+		w.Ports = []workload.Port{{Name: protocol, Number: i.Service.Port, Protocol: protocol}}
 		w.Labels["app"] = i.Service.Name
 	}
 	return w

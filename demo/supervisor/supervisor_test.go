@@ -8,9 +8,9 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"isthmus.dev/isthmus/demo/control"
 	"isthmus.dev/isthmus/demo/process"
 	"isthmus.dev/isthmus/demo/topology"
+	"isthmus.dev/isthmus/internal/cli/workload"
 	"isthmus.dev/isthmus/internal/hint"
 )
 
@@ -51,7 +51,7 @@ func TestRegistrations(t *testing.T) {
 	want := Workload{
 		Kind: topology.KindSidecar, Namespace: "shop", Name: "inventory-2", Account: "inventory", Zone: "us-a",
 		Labels: map[string]string{"app": "inventory", "version": "v1"}, Service: "inventory", Export: true,
-		Ports: []control.Port{{Name: "grpc", Number: 9090, Protocol: "grpc"}},
+		Ports: []workload.Port{{Name: "grpc", Number: 9090, Protocol: "grpc"}},
 	}
 	if diff := cmp.Diff(want, sidecarWorkload(inventory)); diff != "" {
 		t.Errorf("instance (-want +got):\n%s", diff)

@@ -13,6 +13,7 @@ import (
 	"isthmus.dev/isthmus/demo/control"
 	"isthmus.dev/isthmus/demo/topology"
 	"isthmus.dev/isthmus/internal/cli/exit"
+	"isthmus.dev/isthmus/internal/cli/workload"
 	"isthmus.dev/isthmus/internal/hint"
 	"isthmus.dev/isthmus/mesh"
 )
@@ -29,7 +30,7 @@ const (
 
 // lend runs a workload for whoever holds the connection: a pod, its sidecar and its
 // registration. All three end with the connection, however that ends.
-func (s *Supervisor) lend(ctx context.Context, conn control.Conn, r control.WorkloadRequest) error {
+func (s *Supervisor) lend(ctx context.Context, conn control.Conn, r workload.Request) error {
 	c, err := s.cluster(r.Cluster)
 	if err != nil {
 		return err
@@ -59,7 +60,7 @@ func (s *Supervisor) lend(ctx context.Context, conn control.Conn, r control.Work
 }
 
 // admit makes the pod of a workload and takes its name.
-func (s *Supervisor) admit(ctx context.Context, c *cluster, r control.WorkloadRequest) (*pod, *component, error) {
+func (s *Supervisor) admit(ctx context.Context, c *cluster, r workload.Request) (*pod, *component, error) {
 	zone, err := c.zone(r.Zone)
 	if err != nil {
 		return nil, nil, err

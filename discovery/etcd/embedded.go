@@ -3,7 +3,7 @@
 //
 // [Embedded] starts a server of one member on a folder; nothing of it listens on
 // TCP. [External] connects to a cluster of yours by mTLS. On either, [Store]
-// reads and writes objects with versions, and [Source] turns what it watches
+// reads and writes objects with versions (what controlplane/admin asks of a registry), and [Source] turns what it watches
 // into mesh updates. No private key and no secret of a token is ever kept here.
 package etcd
 

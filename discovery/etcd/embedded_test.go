@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"isthmus.dev/isthmus/config"
 	"isthmus.dev/isthmus/internal/hint"
 	"isthmus.dev/isthmus/mesh"
 )
@@ -74,7 +75,7 @@ func childWrites(dir, run string, size int) {
 		name := fmt.Sprintf("s%d", i)
 		written := make(chan error, 1)
 		go func() {
-			_, err := store.Put(context.Background(), object(name), []byte(`{"pad":"`+strings.Repeat("x", size)+`"}`), Absent)
+			_, err := put(context.Background(), store, object(name), []byte(`{"pad":"`+strings.Repeat("x", size)+`"}`), config.Absent)
 			written <- err
 		}()
 		select {
@@ -160,7 +161,7 @@ func TestDamaged(t *testing.T) {
 	}
 	store := NewStore(server.Client())
 	for i := range 50 {
-		if _, err := store.Put(t.Context(), object(fmt.Sprintf("s%d", i)), []byte(strings.Repeat("x", 1000)), Absent); err != nil {
+		if _, err := put(t.Context(), store, object(fmt.Sprintf("s%d", i)), []byte(strings.Repeat("x", 1000)), config.Absent); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -268,14 +269,14 @@ func TestSpace(t *testing.T) {
 		t.Fatalf("this test needs a disk with some space: %v", err)
 	}
 	name := mesh.ObjectName{Kind: "VirtualService", Namespace: "shop", Name: "a"}
-	if _, err := store.Put(t.Context(), name, []byte("{}"), AnyVersion); err != nil {
+	if _, err := put(t.Context(), store, name, []byte("{}"), config.AnyVersion); err != nil {
 		t.Fatal(err)
 	}
 	store.space = func() error { return spaceOf("/data", 0) }
-	if _, err := store.Put(t.Context(), name, []byte("{}"), AnyVersion); hint.CodeOf(err) != "disk_full" {
+	if _, err := put(t.Context(), store, name, []byte("{}"), config.AnyVersion); hint.CodeOf(err) != "disk_full" {
 		t.Errorf("written to a full disk: %v", err)
 	}
-	if err := store.Delete(t.Context(), name, AnyVersion); err != nil {
+	if err := store.Delete(t.Context(), name, config.AnyVersion); err != nil {
 		t.Errorf("deletions make room: %v", err)
 	}
 }

@@ -7,6 +7,7 @@ import (
 
 	"go.etcd.io/etcd/server/v3/embed"
 
+	"isthmus.dev/isthmus/config"
 	"isthmus.dev/isthmus/discovery/etcd/etcdtest"
 	"isthmus.dev/isthmus/internal/hint"
 )
@@ -21,12 +22,12 @@ func TestExternal(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = client.Close() })
 	store := NewStore(client)
-	if _, err := store.Put(t.Context(), object("a"), []byte("{}"), Absent); err != nil {
+	if _, err := put(t.Context(), store, object("a"), []byte("{}"), config.Absent); err != nil {
 		t.Error(err)
 	}
-	var ops []Op
+	var ops []config.Change
 	for range 2 * embed.DefaultMaxTxnOps {
-		ops = append(ops, Op{Name: object("s" + big.NewInt(int64(len(ops))).String()), JSON: []byte("{}")})
+		ops = append(ops, config.Change{Name: object("s" + big.NewInt(int64(len(ops))).String()), JSON: []byte("{}")})
 	}
 	if _, err := store.Commit(t.Context(), ops...); hint.CodeOf(err) != "too_many_objects" || hint.Of(err) == "" {
 		t.Errorf("more than an outside server takes at once: %v, code %q", err, hint.CodeOf(err))

@@ -12,9 +12,6 @@ import (
 	"isthmus.dev/isthmus/mesh"
 )
 
-// KindWorkload is the kind of a registered instance.
-const KindWorkload = "WorkloadEntry"
-
 // SourceConfig says where updates come from and go to.
 type SourceConfig struct {
 	Store  *Store
@@ -22,10 +19,10 @@ type SourceConfig struct {
 	// Build makes the configuration section of all objects but workloads, ordered
 	// by kind, namespace and name. What is wrong with an object is a finding in it.
 	// Nil means BuildConfig.
-	Build func([]Object) *mesh.Config
+	Build func([]config.Stored) *mesh.Config
 	// Workload makes an instance of a workload object; ok is false for one that
 	// cannot be used. Nil means DecodeWorkload.
-	Workload func(Object) (w mesh.Workload, ok bool)
+	Workload func(config.Stored) (w mesh.Workload, ok bool)
 	// Send delivers updates to the owner of the state; a batch is one step.
 	Send func(context.Context, ...mesh.Update) error
 	// Retry is the wait after a failed list or watch; 0 means 500 ms.
@@ -33,18 +30,18 @@ type SourceConfig struct {
 }
 
 // BuildConfig makes the configuration section by config.Build.
-func BuildConfig(objects []Object) *mesh.Config {
+func BuildConfig(objects []config.Stored) *mesh.Config {
 	all := make([]config.Object, len(objects))
 	for i, o := range objects {
-		all[i] = o.Config()
+		all[i] = o.Object()
 	}
 	return config.Build(all).Config
 }
 
 // DecodeWorkload makes a workload by config.Build; ok is false where that leaves
 // it out: it has an error, or is a gateway's own entry.
-func DecodeWorkload(o Object) (mesh.Workload, bool) {
-	for _, w := range config.Build([]config.Object{o.Config()}).Workloads {
+func DecodeWorkload(o config.Stored) (mesh.Workload, bool) {
+	for _, w := range config.Build([]config.Object{o.Object()}).Workloads {
 		return *w, true
 	}
 	return mesh.Workload{}, false
@@ -54,8 +51,8 @@ func DecodeWorkload(o Object) (mesh.Workload, bool) {
 type Source struct {
 	config SourceConfig
 	// Owned by Run.
-	objects   map[mesh.ObjectName]Object // all but workloads
-	workloads map[mesh.WorkloadName]bool // those that were sent
+	objects   map[mesh.ObjectName]config.Stored // all but workloads
+	workloads map[mesh.WorkloadName]bool        // those that were sent
 	synced    bool
 }
 
@@ -71,7 +68,7 @@ func NewSource(c SourceConfig) *Source {
 	if c.Workload == nil {
 		c.Workload = DecodeWorkload
 	}
-	return &Source{config: c, objects: map[mesh.ObjectName]Object{}, workloads: map[mesh.WorkloadName]bool{}}
+	return &Source{config: c, objects: map[mesh.ObjectName]config.Stored{}, workloads: map[mesh.WorkloadName]bool{}}
 }
 
 // Run lists, sends everything as one batch that ends in Synced, then follows
@@ -93,7 +90,7 @@ func (s *Source) Run(ctx context.Context) error {
 		if failed, ok := errors.AsType[*sendError](err); ok {
 			return failed.err
 		}
-		if errors.Is(err, ErrCompacted) {
+		if errors.Is(err, config.ErrCompacted) {
 			continue
 		}
 		if !lost {
@@ -130,30 +127,20 @@ func (s *Source) follow(ctx context.Context, listed func()) error {
 		return err
 	}
 	listed()
-	return s.config.Store.watch(ctx, Query{}, revision, func(events []Event) error { return s.changed(ctx, events) })
+	return s.config.Store.watch(ctx, config.Query{}, revision, func(events []config.Event) error { return s.changed(ctx, events) })
 }
 
 func (s *Source) list(ctx context.Context) (int64, error) {
-	listed, revision, err := s.config.Store.List(ctx, Query{})
+	listed, revision, err := s.config.Store.List(ctx, config.Query{})
 	if err != nil {
 		return 0, err
 	}
 	var updates []mesh.Update
-	if !s.synced {
-		allocated, err := s.config.Store.LoadAllocated(ctx)
-		if err != nil {
-			return 0, err
-		}
-		updates = append(updates, mesh.SetVIPs{VIPs: allocated.VIPs})
-		for service, slots := range allocated.Slots {
-			updates = append(updates, mesh.SetSlots{Service: service, Slots: slots})
-		}
-	}
 	before := s.workloads
-	s.workloads, s.objects = map[mesh.WorkloadName]bool{}, map[mesh.ObjectName]Object{}
+	s.workloads, s.objects = map[mesh.WorkloadName]bool{}, map[mesh.ObjectName]config.Stored{}
 	for _, object := range listed {
-		if object.Name.Kind == KindWorkload {
-			updates = append(updates, s.workload(Event{Object: object})...)
+		if object.Name.Kind == config.KindWorkloadEntry {
+			updates = append(updates, s.workload(config.Event{Stored: object})...)
 		} else {
 			s.objects[object.Name] = object
 		}
@@ -175,18 +162,18 @@ func (s *Source) list(ctx context.Context) (int64, error) {
 }
 
 // changed sends workloads by themselves, so that they never wait for configuration.
-func (s *Source) changed(ctx context.Context, events []Event) error {
+func (s *Source) changed(ctx context.Context, events []config.Event) error {
 	var updates []mesh.Update
 	rebuild := false
 	for _, e := range events {
 		switch {
-		case e.Name.Kind == KindWorkload:
+		case e.Name.Kind == config.KindWorkloadEntry:
 			updates = append(updates, s.workload(e)...)
 		case e.Deleted:
 			delete(s.objects, e.Name)
 			rebuild = true
 		default:
-			s.objects[e.Name] = e.Object
+			s.objects[e.Name] = e.Stored
 			rebuild = true
 		}
 	}
@@ -199,10 +186,10 @@ func (s *Source) changed(ctx context.Context, events []Event) error {
 // workload gives the updates of one workload object. One that cannot be used any
 // more is withdrawn. Those of the first list run already, a later one is not ready
 // before its agent says so; for a known one the owner keeps what it knows.
-func (s *Source) workload(e Event) []mesh.Update {
+func (s *Source) workload(e config.Event) []mesh.Update {
 	name := mesh.WorkloadName{Namespace: e.Name.Namespace, Name: e.Name.Name}
 	if !e.Deleted {
-		if w, ok := s.config.Workload(e.Object); ok {
+		if w, ok := s.config.Workload(e.Stored); ok {
 			w.Name, w.Ready = name, !s.synced
 			s.workloads[name] = true
 			return []mesh.Update{mesh.SetWorkload{Workload: w}}
@@ -216,11 +203,11 @@ func (s *Source) workload(e Event) []mesh.Update {
 }
 
 func (s *Source) build() *mesh.Config {
-	all := make([]Object, 0, len(s.objects))
+	all := make([]config.Stored, 0, len(s.objects))
 	for _, object := range s.objects {
 		all = append(all, object)
 	}
-	slices.SortFunc(all, func(a, b Object) int {
+	slices.SortFunc(all, func(a, b config.Stored) int {
 		return cmp.Or(cmp.Compare(a.Name.Kind, b.Name.Kind), cmp.Compare(a.Name.Namespace, b.Name.Namespace), cmp.Compare(a.Name.Name, b.Name.Name))
 	})
 	return s.config.Build(all)

@@ -12,49 +12,62 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
+	"isthmus.dev/isthmus/config"
 	"isthmus.dev/isthmus/internal/hint"
 	"isthmus.dev/isthmus/mesh"
 )
 
+// put writes one object and gives its new version.
+func put(ctx context.Context, store *Store, name mesh.ObjectName, json []byte, expect int64) (int64, error) {
+	versions, err := store.Commit(ctx, config.Change{Name: name, JSON: json, Expect: expect})
+	if err != nil {
+		return 0, err
+	}
+	return versions[0], nil
+}
+
 func TestStore(t *testing.T) {
 	store := NewStore(serve(t, filepath.Join(t.TempDir(), "etcd")).Client())
 	ctx := t.Context()
-	commit := func(ops ...Op) int64 {
+	commit := func(changes ...config.Change) int64 {
 		t.Helper()
-		revision, err := store.Commit(ctx, ops...)
+		versions, err := store.Commit(ctx, changes...)
 		if err != nil {
 			t.Fatal(err)
 		}
-		return revision
+		if len(versions) != len(changes) || versions[0] != versions[len(versions)-1] {
+			t.Fatalf("%d changes of one transaction have versions %v", len(changes), versions)
+		}
+		return versions[0]
 	}
 	a, b := object("a"), object("b")
-	first := commit(Op{Name: a, JSON: []byte(`{}`)}, Op{Name: b, JSON: []byte(`{"b":1}`)})
+	first := commit(config.Change{Name: a, JSON: []byte(`{}`)}, config.Change{Name: b, JSON: []byte(`{"b":1}`)})
 	if got, err := store.Get(ctx, b); err != nil || got.Version != first || string(got.JSON) != `{"b":1}` {
 		t.Errorf("Get: %+v, %v; want version %d", got, err, first)
 	}
 	refused := []struct {
 		why string
-		ops []Op
-		err ConflictError
+		ops []config.Change
+		err config.ConflictError
 	}{
-		{"exists already", []Op{{Name: object("c"), JSON: []byte("{}")}, {Name: a, JSON: []byte("{}")}}, ConflictError{a, 0, first}},
-		{"changed meanwhile", []Op{{Name: a, JSON: []byte("{}"), Expect: first - 1}}, ConflictError{a, first - 1, first}},
-		{"deleted meanwhile", []Op{{Name: a, Expect: first}, {Name: object("c"), JSON: []byte("{}"), Expect: 7}}, ConflictError{object("c"), 7, 0}},
+		{"exists already", []config.Change{{Name: object("c"), JSON: []byte("{}")}, {Name: a, JSON: []byte("{}")}}, config.ConflictError{Object: a, Have: first}},
+		{"changed meanwhile", []config.Change{{Name: a, JSON: []byte("{}"), Expect: first - 1}}, config.ConflictError{Object: a, Want: first - 1, Have: first}},
+		{"deleted meanwhile", []config.Change{{Name: a, Expect: first}, {Name: object("c"), JSON: []byte("{}"), Expect: 7}}, config.ConflictError{Object: object("c"), Want: 7}},
 	}
 	for _, test := range refused {
 		_, err := store.Commit(ctx, test.ops...)
-		if conflict, ok := errors.AsType[*ConflictError](err); !ok || *conflict != test.err {
+		if conflict, ok := errors.AsType[*config.ConflictError](err); !ok || *conflict != test.err {
 			t.Errorf("%s: got %v, want %v", test.why, err, &test.err)
 		}
 	}
-	if listed, revision, err := store.List(ctx, Query{Kind: "Service"}); err != nil || len(listed) != 2 || revision != first {
+	if listed, revision, err := store.List(ctx, config.Query{Kind: "Service"}); err != nil || len(listed) != 2 || revision != first {
 		t.Errorf("after refused transactions: %d objects at %d, %v; want the 2 at %d", len(listed), revision, err, first)
 	}
-	second := commit(Op{Name: a, JSON: []byte(`{"a":2}`), Expect: first}, Op{Name: b, Expect: AnyVersion})
+	second := commit(config.Change{Name: a, JSON: []byte(`{"a":2}`), Expect: first}, config.Change{Name: b, Expect: config.AnyVersion})
 	if second <= first {
 		t.Errorf("version %d after %d", second, first)
 	}
-	if err := store.Delete(ctx, b, AnyVersion); !errors.Is(err, ErrNotFound) {
+	if err := store.Delete(ctx, b, config.AnyVersion); !errors.Is(err, config.ErrNotFound) {
 		t.Errorf("delete twice: %v", err)
 	}
 	if err := store.Delete(ctx, a, first); err == nil {
@@ -66,21 +79,17 @@ func TestStore(t *testing.T) {
 	watchFrom(t, store, first-1)
 }
 
-// watchFrom expects the changes TestStore made, one call a transaction.
+// watchFrom expects the changes TestStore made.
 func watchFrom(t *testing.T, store *Store, after int64) {
 	done := errors.New("done")
 	var got []string
-	err := store.Watch(t.Context(), Query{Kind: "Service"}, after, func(_ int64, events []Event) error {
-		line := ""
-		for _, e := range events {
-			line += fmt.Sprintf(" %s=%s deleted=%v", e.Name.Name, e.JSON, e.Deleted)
-		}
-		if got = append(got, strings.TrimSpace(line)); len(got) == 3 {
+	err := store.Watch(t.Context(), config.Query{Kind: "Service"}, after, func(e config.Event) error {
+		if got = append(got, fmt.Sprintf("%s=%s deleted=%v", e.Name.Name, e.JSON, e.Deleted)); len(got) == 5 {
 			return done
 		}
 		return nil
 	})
-	want := []string{`a={} deleted=false b={"b":1} deleted=false`, `a={"a":2} deleted=false b= deleted=true`, `a= deleted=true`}
+	want := []string{`a={} deleted=false`, `b={"b":1} deleted=false`, `a={"a":2} deleted=false`, `b= deleted=true`, `a= deleted=true`}
 	if diff := cmp.Diff(want, got); diff != "" || !errors.Is(err, done) {
 		t.Errorf("watch: %v, -want +got:\n%s", err, diff)
 	}
@@ -88,16 +97,16 @@ func watchFrom(t *testing.T, store *Store, after int64) {
 
 func TestBounds(t *testing.T) {
 	store := NewStore(serve(t, filepath.Join(t.TempDir(), "etcd")).Client())
-	many := func(n, size int) []Op {
-		var ops []Op
+	many := func(n, size int) []config.Change {
+		var ops []config.Change
 		for i := range n {
-			ops = append(ops, Op{Name: object(fmt.Sprintf("s%d", i)), JSON: make([]byte, size), Expect: AnyVersion})
+			ops = append(ops, config.Change{Name: object(fmt.Sprintf("s%d", i)), JSON: make([]byte, size), Expect: config.AnyVersion})
 		}
 		return ops
 	}
 	tests := []struct {
 		why  string
-		ops  []Op
+		ops  []config.Change
 		code string
 	}{
 		{"as many as allowed, far over etcd's default", many(MaxTxnOps, 100), ""},
@@ -112,7 +121,7 @@ func TestBounds(t *testing.T) {
 		}
 	}
 	for _, name := range []mesh.ObjectName{{}, {Kind: "Service", Namespace: "a/b", Name: "c"}, {Kind: "Service", Namespace: "a", Name: strings.Repeat("x", 300)}} {
-		if _, err := store.Put(t.Context(), name, []byte("{}"), AnyVersion); err == nil {
+		if _, err := put(t.Context(), store, name, []byte("{}"), config.AnyVersion); err == nil {
 			t.Errorf("stored under %q", name)
 		}
 	}
@@ -161,14 +170,14 @@ func source(t *testing.T, store *Store) <-chan []mesh.Update {
 	batches := make(chan []mesh.Update)
 	s := NewSource(SourceConfig{
 		Store: store,
-		Build: func(objects []Object) *mesh.Config {
+		Build: func(objects []config.Stored) *mesh.Config {
 			c := &mesh.Config{}
 			for _, o := range objects {
 				c.Findings = append(c.Findings, mesh.Finding{Object: o.Name.String()})
 			}
 			return c
 		},
-		Workload: func(o Object) (mesh.Workload, bool) {
+		Workload: func(o config.Stored) (mesh.Workload, bool) {
 			return mesh.Workload{ServiceAccount: string(o.JSON)}, string(o.JSON) != "bad"
 		},
 		Send: func(ctx context.Context, updates ...mesh.Update) error {
@@ -194,25 +203,25 @@ func source(t *testing.T, store *Store) <-chan []mesh.Update {
 
 func TestSource(t *testing.T) {
 	store := NewStore(serve(t, filepath.Join(t.TempDir(), "etcd")).Client())
-	put := func(kind, name, json string) {
+	set := func(kind, name, json string) {
 		t.Helper()
-		if _, err := store.Put(t.Context(), mesh.ObjectName{Kind: kind, Namespace: "shop", Name: name}, []byte(json), AnyVersion); err != nil {
+		if _, err := put(t.Context(), store, mesh.ObjectName{Kind: kind, Namespace: "shop", Name: name}, []byte(json), config.AnyVersion); err != nil {
 			t.Fatal(err)
 		}
 	}
 	workload := func(name, account string, ready bool) mesh.SetWorkload {
 		return mesh.SetWorkload{Workload: mesh.Workload{Name: mesh.WorkloadName{Namespace: "shop", Name: name}, ServiceAccount: account, Ready: ready}}
 	}
-	config := func(objects ...string) mesh.SetConfig {
+	section := func(objects ...string) mesh.SetConfig {
 		c := &mesh.Config{}
 		for _, o := range objects {
 			c.Findings = append(c.Findings, mesh.Finding{Object: o})
 		}
 		return mesh.SetConfig{Config: c}
 	}
-	put("Service", "ratings", "{}")
-	put(KindWorkload, "ratings-1", "sa")
-	put(KindWorkload, "ratings-2", "bad")
+	set("Service", "ratings", "{}")
+	set(config.KindWorkloadEntry, "ratings-1", "sa")
+	set(config.KindWorkloadEntry, "ratings-2", "bad")
 	batches := source(t, store)
 	expect := func(why string, want ...mesh.Update) {
 		t.Helper()
@@ -220,19 +229,19 @@ func TestSource(t *testing.T) {
 			t.Errorf("%s: -want +got:\n%s", why, diff)
 		}
 	}
-	expect("the first batch is whole", mesh.SetVIPs{VIPs: map[mesh.Host]netip.Addr{}}, workload("ratings-1", "sa", true),
-		config("Service shop/ratings"), mesh.Synced{Source: mesh.SourceRegistry})
-	put(KindWorkload, "ratings-2", "sa")
+	expect("the first batch is whole", workload("ratings-1", "sa", true),
+		section("Service shop/ratings"), mesh.Synced{Source: mesh.SourceRegistry})
+	set(config.KindWorkloadEntry, "ratings-2", "sa")
 	expect("a workload comes at once, not ready yet", workload("ratings-2", "sa", false))
-	put("VirtualService", "ratings", "{}")
-	expect("configuration is built anew", config("Service shop/ratings", "VirtualService shop/ratings"))
-	if _, err := store.Commit(t.Context(), Op{Name: object("ratings"), Expect: AnyVersion},
-		Op{Name: mesh.ObjectName{Kind: KindWorkload, Namespace: "shop", Name: "ratings-1"}, Expect: AnyVersion}); err != nil {
+	set("VirtualService", "ratings", "{}")
+	expect("configuration is built anew", section("Service shop/ratings", "VirtualService shop/ratings"))
+	if _, err := store.Commit(t.Context(), config.Change{Name: object("ratings"), Expect: config.AnyVersion},
+		config.Change{Name: mesh.ObjectName{Kind: config.KindWorkloadEntry, Namespace: "shop", Name: "ratings-1"}, Expect: config.AnyVersion}); err != nil {
 		t.Fatal(err)
 	}
 	expect("of one transaction the workload goes first", mesh.DeleteWorkload{Name: mesh.WorkloadName{Namespace: "shop", Name: "ratings-1"}})
-	expect("then the configuration", config("VirtualService shop/ratings"))
-	put(KindWorkload, "ratings-2", "bad")
+	expect("then the configuration", section("VirtualService shop/ratings"))
+	set(config.KindWorkloadEntry, "ratings-2", "bad")
 	expect("a workload that cannot be used any more is withdrawn", mesh.DeleteWorkload{Name: mesh.WorkloadName{Namespace: "shop", Name: "ratings-2"}})
 	if err := store.SaveAllocated(t.Context(), Allocated{VIPs: map[mesh.Host]netip.Addr{"a": netip.MustParseAddr("240.240.0.1")}}); err != nil {
 		t.Fatal(err)
@@ -243,15 +252,15 @@ func TestSource(t *testing.T) {
 func TestSourceListsAgain(t *testing.T) {
 	store := NewStore(serve(t, filepath.Join(t.TempDir(), "etcd")).Client())
 	ctx := t.Context()
-	name := mesh.ObjectName{Kind: KindWorkload, Namespace: "shop", Name: "ratings-1"}
-	revision, err := store.Put(ctx, name, []byte("sa"), Absent)
+	name := mesh.ObjectName{Kind: config.KindWorkloadEntry, Namespace: "shop", Name: "ratings-1"}
+	revision, err := put(ctx, store, name, []byte("sa"), config.Absent)
 	if err != nil {
 		t.Fatal(err)
 	}
 	var got []mesh.Update
 	s := NewSource(SourceConfig{
-		Store: store, Build: func([]Object) *mesh.Config { return nil },
-		Workload: func(Object) (mesh.Workload, bool) { return mesh.Workload{}, true },
+		Store: store, Build: func([]config.Stored) *mesh.Config { return nil },
+		Workload: func(config.Stored) (mesh.Workload, bool) { return mesh.Workload{}, true },
 		Send:     func(_ context.Context, updates ...mesh.Update) error { got = append(got, updates...); return nil },
 	})
 	if _, err := s.list(ctx); err != nil {
@@ -260,15 +269,15 @@ func TestSourceListsAgain(t *testing.T) {
 	if err := store.Delete(ctx, name, revision); err != nil {
 		t.Fatal(err)
 	}
-	last, err := store.Put(ctx, object("other"), []byte("{}"), Absent)
+	last, err := put(ctx, store, object("other"), []byte("{}"), config.Absent)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if _, err := store.client.Compact(ctx, last); err != nil {
 		t.Fatal(err)
 	}
-	if err := store.Watch(ctx, Query{}, revision, func(int64, []Event) error { return nil }); !errors.Is(err, ErrCompacted) {
-		t.Fatalf("a watch from before the compaction ends with %v, want ErrCompacted", err)
+	if err := store.Watch(ctx, config.Query{}, revision, func(config.Event) error { return nil }); !errors.Is(err, config.ErrCompacted) {
+		t.Fatalf("a watch from before the compaction ends with %v, want config.ErrCompacted", err)
 	}
 	got = nil
 	if _, err := s.list(ctx); err != nil {
@@ -287,11 +296,11 @@ func TestExternalNeedsMTLS(t *testing.T) {
 	noKey.Key = ""
 	none.Endpoints = nil
 	for _, test := range []struct {
-		why    string
-		config ExternalConfig
-		ok     bool
+		why      string
+		external ExternalConfig
+		ok       bool
 	}{{"all given", good, true}, {"clear text", clear, false}, {"no key", noKey, false}, {"no endpoint", none, false}} {
-		if err := test.config.Validate(); (err == nil) != test.ok {
+		if err := test.external.Validate(); (err == nil) != test.ok {
 			t.Errorf("%s: %v", test.why, err)
 		}
 	}
@@ -302,7 +311,7 @@ func TestExternalNeedsMTLS(t *testing.T) {
 
 func TestDecodeWorkload(t *testing.T) {
 	const head = `{"apiVersion":"networking.istio.io/v1","kind":"WorkloadEntry","metadata":{"name":"a","namespace":"shop","annotations":{"isthmus.dev/proxy":`
-	name := mesh.ObjectName{Kind: KindWorkload, Namespace: "shop", Name: "a"}
+	name := mesh.ObjectName{Kind: config.KindWorkloadEntry, Namespace: "shop", Name: "a"}
 	tests := []struct {
 		why, json string
 		ok        bool
@@ -312,11 +321,11 @@ func TestDecodeWorkload(t *testing.T) {
 		{"broken", `{`, false},
 	}
 	for _, test := range tests {
-		if w, ok := DecodeWorkload(Object{Name: name, JSON: []byte(test.json)}); ok != test.ok || (ok && w.Zone != "eu-a") {
+		if w, ok := DecodeWorkload(config.Stored{Name: name, JSON: []byte(test.json)}); ok != test.ok || (ok && w.Zone != "eu-a") {
 			t.Errorf("%s: %+v, %v", test.why, w, ok)
 		}
 	}
-	built := BuildConfig([]Object{{Name: object("ratings"), JSON: []byte(`{"apiVersion":"v1","kind":"Service","metadata":{"name":"ratings","namespace":"shop"},"spec":{"ports":[{"port":8080}]}}`)}})
+	built := BuildConfig([]config.Stored{{Name: object("ratings"), JSON: []byte(`{"apiVersion":"v1","kind":"Service","metadata":{"name":"ratings","namespace":"shop"},"spec":{"ports":[{"port":8080}]}}`)}})
 	if len(built.Services) != 1 || len(built.Findings) != 0 {
 		t.Errorf("%+v", built)
 	}

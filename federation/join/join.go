@@ -41,13 +41,14 @@ const (
 
 // Config of one join.
 type Config struct {
-	Token *pb.Token
+	// Token as a person has it. Nothing is done, and nobody is asked, before it is found to be good.
+	Token string
 	// Self is the name this cluster wants; empty: the token's.
 	Self     mesh.ClusterName
 	Region   string
 	Gateways []string // ip:port, as others reach this cluster
-	// Key of this cluster's intermediate; it never leaves.
-	Key crypto.Signer
+	// Key of this cluster's intermediate, asked for once the token is good; it never leaves.
+	Key func() (crypto.Signer, error)
 	// Dial opens a plain connection to a gateway; nil: TCP.
 	Dial func(ctx context.Context, address string) (net.Conn, error)
 	Now  func() time.Time // nil: time.Now
@@ -79,7 +80,12 @@ func Join(ctx context.Context, c Config) (*Result, error) {
 			return new(net.Dialer).DialContext(ctx, "tcp", address)
 		}
 	}
-	if err := CheckLocal(c.Token, c.Self, c.Now()); err != nil {
+	began := time.Now()
+	token, err := Decode(c.Token)
+	if err != nil {
+		return nil, err
+	}
+	if err := check(token, c.Self, c.Now()); err != nil {
 		return nil, err
 	}
 	if _, err := document.ParseGateways(c.Gateways); err != nil {
@@ -88,10 +94,15 @@ func Join(ctx context.Context, c Config) (*Result, error) {
 	if err := document.CheckRegion(c.Region); err != nil {
 		return nil, err
 	}
-	csr, err := ca.RequestFor(c.Key)
+	key, err := c.Key()
 	if err != nil {
 		return nil, err
 	}
+	csr, err := ca.RequestFor(key)
+	if err != nil {
+		return nil, err
+	}
+	prepared := Phase{Name: "prepare", Took: time.Since(began)}
 	var failed error
 	for round := range rounds {
 		select {
@@ -99,13 +110,13 @@ func Join(ctx context.Context, c Config) (*Result, error) {
 			return nil, errors.Join(ctx.Err(), failed)
 		case <-time.After(time.Duration(round) * 250 * time.Millisecond):
 		}
-		for _, gateway := range c.Token.Gateways {
-			j := &joining{Config: c, csr: csr, began: time.Now()}
+		for _, gateway := range token.Gateways {
+			j := &joining{Config: c, token: token, key: key.Public(), csr: csr, began: time.Now(), phases: []Phase{prepared}}
 			result, err := j.try(ctx, gateway)
 			if err == nil {
 				return result, nil
 			}
-			err = fmt.Errorf("join federation %q through gateway %s: %w", c.Token.Federation, gateway, err)
+			err = fmt.Errorf("join federation %q through gateway %s: %w", token.Federation, gateway, err)
 			if !again(err) {
 				return nil, err
 			}
@@ -134,6 +145,8 @@ func (t *transient) Unwrap() error { return t.err }
 // joining is one try at one gateway.
 type joining struct {
 	Config
+	token  *pb.Token
+	key    crypto.PublicKey
 	csr    []byte
 	began  time.Time
 	phases []Phase
@@ -156,10 +169,10 @@ func (j *joining) try(ctx context.Context, gateway string) (*Result, error) {
 	j.phase("connect")
 
 	config := anchor.Base()
-	config.ServerName = mesh.JoinSNI(mesh.FederationName(j.Token.Federation))
+	config.ServerName = mesh.JoinSNI(mesh.FederationName(j.token.Federation))
 	config.NextProtos = []string{mesh.ALPNJoin}
 	config.InsecureSkipVerify = true // the pin says more than any name; VerifyConnection does it all
-	config.VerifyConnection = func(s tls.ConnectionState) error { return VerifyAuthority(j.Token, s.PeerCertificates, j.Now()) }
+	config.VerifyConnection = func(s tls.ConnectionState) error { return VerifyAuthority(j.token, s.PeerCertificates, j.Now()) }
 	conn := tls.Client(raw, config)
 	if err := conn.HandshakeContext(ctx); err != nil {
 		return nil, &transient{fmt.Errorf("TLS handshake: %w", err)}
@@ -171,9 +184,9 @@ func (j *joining) try(ctx context.Context, gateway string) (*Result, error) {
 	}
 	j.phase("handshake")
 
-	request := &pb.AdmitRequest{TokenId: j.Token.Id, Csr: j.csr, Nonce: random(nonceLen), Region: j.Region, Gateways: j.Gateways}
-	key := deriveKey(j.Token.Secret, j.Token.Id)
-	request.Mac = requestMAC(key, exp, mesh.ClusterName(j.Token.Cluster), request)
+	request := &pb.AdmitRequest{TokenId: j.token.Id, Csr: j.csr, Nonce: random(nonceLen), Region: j.Region, Gateways: j.Gateways}
+	key := deriveKey(j.token.Secret, j.token.Id)
+	request.Mac = requestMAC(key, exp, mesh.ClusterName(j.token.Cluster), request)
 	response, err := admit(ctx, conn, request)
 	if err != nil {
 		return nil, j.explain(err)
@@ -256,8 +269,8 @@ func (j *joining) explain(err error) error {
 		if reason := wire.Error(err); hint.CodeOf(reason) != "" {
 			return reason
 		}
-		return fault(CodeRefused, "it may have been revoked, or be of an authority that was founded anew; make a new one there: isthmus cluster token create "+j.Token.Cluster,
-			"the authority does not accept the token for cluster %q", j.Token.Cluster)
+		return fault(CodeRefused, "it may have been revoked, or be of an authority that was founded anew; make a new one there: isthmus cluster token create "+j.token.Cluster,
+			"the authority does not accept the token for cluster %q", j.token.Cluster)
 	}
 	return wire.Error(err)
 }
@@ -268,16 +281,16 @@ func (j *joining) verify(r *pb.AdmitResponse) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	docs, err := document.Chain(r.Documents, j.Token.RootPins, document.Version{Term: j.Token.Term, Seq: j.Token.Seq})
+	docs, err := document.Chain(r.Documents, j.token.RootPins, document.Version{Term: j.token.Term, Seq: j.token.Seq})
 	if err != nil {
 		return nil, err
 	}
 	last := docs[len(docs)-1]
-	self := mesh.ClusterName(j.Token.Cluster)
-	if string(last.Federation) != j.Token.Federation {
-		return nil, fmt.Errorf("the document is of federation %q, the token of %q", last.Federation, j.Token.Federation)
+	self := mesh.ClusterName(j.token.Cluster)
+	if string(last.Federation) != j.token.Federation {
+		return nil, fmt.Errorf("the document is of federation %q, the token of %q", last.Federation, j.token.Federation)
 	}
-	hash, err := ca.KeyHash(j.Key.Public())
+	hash, err := ca.KeyHash(j.key)
 	if err != nil {
 		return nil, err
 	}
@@ -289,7 +302,7 @@ func (j *joining) verify(r *pb.AdmitResponse) (*Result, error) {
 		return nil, fmt.Errorf("federation document %s does not list the root that signed the intermediate", last.Version)
 	}
 	td := mesh.TrustDomainOf(self, last.Federation)
-	if err := ca.CheckIntermediate(chain[0], chain[1], td, j.Key.Public(), j.Now()); err != nil {
+	if err := ca.CheckIntermediate(chain[0], chain[1], td, j.key, j.Now()); err != nil {
 		return nil, err
 	}
 	return &Result{Federation: last.Federation, Cluster: self, Chain: chain, Documents: docs}, nil

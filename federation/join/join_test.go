@@ -3,6 +3,7 @@ package join_test
 import (
 	"bytes"
 	"context"
+	"crypto"
 	"crypto/tls"
 	"encoding/base64"
 	"errors"
@@ -130,7 +131,12 @@ func (a *authority) config(t *pb.Token) join.Config {
 	a.t.Helper()
 	key, err := ca.NewKey()
 	must(a.t, err)
-	return join.Config{Token: t, Region: "us", Gateways: []string{"192.0.2.2:15443"}, Key: key, Dial: a.dial}
+	text, err := join.Encode(t)
+	must(a.t, err)
+	return join.Config{
+		Token: text, Region: "us", Gateways: []string{"192.0.2.2:15443"}, Dial: a.dial,
+		Key: func() (crypto.Signer, error) { return key, nil },
+	}
 }
 
 func wantCode(t *testing.T, err error, code string) {
@@ -146,7 +152,7 @@ func TestJoin(t *testing.T) {
 	c := a.config(tok)
 	got, err := join.Join(t.Context(), c)
 	must(t, err)
-	if got.Cluster != "west" || got.Federation != "fed.test" || len(got.Phases) != 4 {
+	if got.Cluster != "west" || got.Federation != "fed.test" || len(got.Phases) != 5 || got.Phases[0].Name != "prepare" {
 		t.Errorf("joined %q of %q in %v", got.Cluster, got.Federation, got.Phases)
 	}
 	last := got.Documents[len(got.Documents)-1]
@@ -158,7 +164,9 @@ func TestJoin(t *testing.T) {
 		t.Errorf("the authority is at document %d, want 2", a.m.Trust().Seq)
 	}
 	// A5: the name in the certificate is the token's, and what it signs is accepted.
-	issuer := &ca.Issuer{Certificate: got.Chain[0], Chain: got.Chain[:1], Signer: c.Key}
+	mine, err := c.Key()
+	must(t, err)
+	issuer := &ca.Issuer{Certificate: got.Chain[0], Chain: got.Chain[:1], Signer: mine}
 	key, err := ca.NewKey()
 	must(t, err)
 	leaf, err := issuer.NewLeaf(ca.Leaf{ID: mesh.WorkloadID("west.fed.test", "shop", "x"), Key: key.Public(), Usage: ca.UsageBoth, Life: time.Hour}, time.Now())

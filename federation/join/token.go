@@ -127,9 +127,9 @@ func validate(t *pb.Token) error {
 	return document.CheckNamespaces(t.Namespaces)
 }
 
-// CheckLocal says, without asking anybody, why t cannot be used now by this cluster. Self is the name this cluster
-// already has, or wants; empty if the token decides.
-func CheckLocal(t *pb.Token, self mesh.ClusterName, now time.Time) error {
+// check says, without asking anybody, why t cannot be used now by this cluster. Self is the name this cluster wants;
+// empty if the token decides.
+func check(t *pb.Token, self mesh.ClusterName, now time.Time) error {
 	if self != "" && self != mesh.ClusterName(t.Cluster) {
 		return fault(CodeOther, fmt.Sprintf("make one for this cluster, on the authority: isthmus cluster token create %s; "+
 			"or, where that name is burnt, let it join as %s by naming its control plane's socket: isthmus --admin SOCKET cluster join --token T", self, t.Cluster),

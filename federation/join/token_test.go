@@ -1,6 +1,10 @@
 package join_test
 
 import (
+	"context"
+	"crypto"
+	"errors"
+	"net"
 	"strings"
 	"testing"
 	"time"
@@ -83,7 +87,7 @@ func flip(b byte) string {
 	return "A"
 }
 
-func TestCheckLocal(t *testing.T) {
+func TestCheck(t *testing.T) {
 	now := time.Now()
 	tests := []struct {
 		why, code string
@@ -102,11 +106,29 @@ func TestCheckLocal(t *testing.T) {
 			if test.change != nil {
 				test.change(tok)
 			}
-			err := join.CheckLocal(tok, clusterName(test.self), now)
+			err := join.Check(tok, clusterName(test.self), now)
 			if hint.CodeOf(err) != test.code || err != nil && hint.Of(err) == "" {
 				t.Errorf("error %v, code %q, hint %q; want code %q and a hint", err, hint.CodeOf(err), hint.Of(err), test.code)
 			}
 		})
+	}
+}
+
+// TestBadTokenAsksNobody: a token that cannot be good makes no key and no connection.
+func TestBadTokenAsksNobody(t *testing.T) {
+	for _, test := range []struct{ why, token, code string }{
+		{"cut short", "isth1.", join.CodeTruncated},
+		{"for another cluster", encode(t, nil), join.CodeOther},
+		{"expired", encode(t, func(t *pb.Token) { t.Cluster, t.ExpiresUnix = "north", 1 }), join.CodeExpired},
+	} {
+		_, err := join.Join(t.Context(), join.Config{
+			Token: test.token, Self: "north",
+			Key:  func() (crypto.Signer, error) { return nil, errors.New("asked for a key") },
+			Dial: func(context.Context, string) (net.Conn, error) { return nil, errors.New("connected") },
+		})
+		if hint.CodeOf(err) != test.code {
+			t.Errorf("%s: error %v, code %q; want code %q", test.why, err, hint.CodeOf(err), test.code)
+		}
 	}
 }
 

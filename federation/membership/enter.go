@@ -189,7 +189,9 @@ func (m *Membership) writeRecovery(root *ca.Issuer, p store.Passphrase) error {
 
 // JoinRequest joins a federation.
 type JoinRequest struct {
-	Token    string
+	Token string
+	// Cluster is the name this cluster wants; empty: the token's.
+	Cluster  mesh.ClusterName
 	Region   string
 	Gateways []string // ip:port, as others reach this cluster
 	// Dial opens a plain connection to a gateway of the authority; nil: TCP.
@@ -204,26 +206,18 @@ func (m *Membership) Join(ctx context.Context, r JoinRequest) (*join.Result, err
 	if err := m.refuseMember(); err != nil {
 		return nil, err
 	}
-	watch := stopwatch{last: time.Now()}
-	token, err := join.Decode(r.Token)
-	if err != nil {
-		return nil, err
-	}
-	if err := join.CheckLocal(token, "", m.now()); err != nil {
-		return nil, err
-	}
-	key, err := m.joiningKey()
-	if err != nil {
-		return nil, err
-	}
-	watch.lap("prepare")
+	var key crypto.Signer
 	result, err := join.Join(ctx, join.Config{
-		Token: token, Region: r.Region, Gateways: r.Gateways, Key: key, Dial: r.Dial, Now: m.now,
+		Token: r.Token, Self: r.Cluster, Region: r.Region, Gateways: r.Gateways, Dial: r.Dial, Now: m.now,
+		Key: func() (_ crypto.Signer, err error) {
+			key, err = m.joiningKey()
+			return key, err
+		},
 	})
 	if err != nil {
 		return nil, err
 	}
-	watch.last = time.Now()
+	watch := stopwatch{last: time.Now()}
 	issuer := &ca.Issuer{Certificate: result.Chain[0], Chain: result.Chain[:1], Signer: key}
 	if err := m.writeIntermediate(issuer); err != nil {
 		return nil, err
@@ -235,7 +229,7 @@ func (m *Membership) Join(ctx context.Context, r JoinRequest) (*join.Result, err
 		m.log.Warn("leftover of the join", "err", err)
 	}
 	watch.lap("store")
-	result.Phases = append(append(watch.phases[:1:1], result.Phases...), watch.phases[1])
+	result.Phases = append(result.Phases, watch.phases...)
 	m.log.Info("federation joined", "federation", result.Federation, "cluster", result.Cluster)
 	return result, nil
 }

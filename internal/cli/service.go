@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"isthmus.dev/isthmus/api/admin"
+	"isthmus.dev/isthmus/config"
 	"isthmus.dev/isthmus/internal/cli/exit"
 	"isthmus.dev/isthmus/internal/cli/output"
 )
@@ -167,7 +168,7 @@ func (g *Globals) export(ctx context.Context, request *admin.ExportServiceReques
 	return g.with(ctx, func(ctx context.Context, cp client) error {
 		now, err := cp.mesh.ExportService(ctx, request)
 		if err != nil {
-			return explainMissing(err, kindNamed("Service"), request.GetNamespace(), request.GetName())
+			return explainMissing(err, kindNamed(config.KindService), request.GetNamespace(), request.GetName())
 		}
 		doc := map[string]any{"name": request.GetName(), "namespace": request.GetNamespace(), "exported": now.GetExported(), "to": orEmpty(now.GetTo())}
 		what := "no longer exported"

@@ -167,7 +167,7 @@ func (c *controlPlane) typeStatus(typeURL string) xds.TypeStatus {
 
 // synced tells whether the agent has accepted everything.
 func (c *controlPlane) synced() bool {
-	for _, t := range upstreamTypes {
+	for _, t := range xds.Types {
 		if !c.typeStatus(t).Synced {
 			return false
 		}

@@ -23,12 +23,6 @@ import (
 	"isthmus.dev/isthmus/xds/stream"
 )
 
-// upstreamTypes are what the agent takes from the control plane, all of each.
-var upstreamTypes = []string{
-	xds.SecretType, xds.ClusterType, xds.EndpointType,
-	xds.ListenerType, xds.RouteType, xds.NameTableType,
-}
-
 // envoyAbsence is how long the agent waits with its acknowledgements for an Envoy that is not connected. After that it
 // acknowledges for itself: an Envoy that a bad configuration kills must not keep out the next one.
 const envoyAbsence = 10 * time.Second
@@ -115,9 +109,10 @@ func newHub(a *Agent) *hub {
 	}
 }
 
+// newClient takes all of every type from the control plane.
 func newClient(state xds.State) *xds.Client {
 	c := xds.NewClient(state)
-	for _, t := range upstreamTypes {
+	for _, t := range xds.Types {
 		c.Subscribe(t, xds.Wildcard)
 	}
 	return c
@@ -133,7 +128,7 @@ func (h *hub) load() {
 		return
 	}
 	h.client = newClient(state)
-	for _, t := range upstreamTypes {
+	for _, t := range xds.Types {
 		h.received[t] = true
 	}
 	h.publish()
@@ -278,7 +273,7 @@ func (h *hub) receive(resp xds.Response) []xds.Request {
 // complete tells whether every type is known, so that an empty one is truly empty. Envoy is told nothing before: an empty
 // answer for listeners would make it live while it serves nothing.
 func (h *hub) complete() bool {
-	return !slices.ContainsFunc(upstreamTypes, func(t string) bool { return !h.received[t] })
+	return !slices.ContainsFunc(xds.Types[:], func(t string) bool { return !h.received[t] })
 }
 
 // publish makes what is known now the configuration of Envoy, of the name server and, soon, of the disk.
@@ -361,7 +356,7 @@ const addressInUse = "Address already in use"
 func (h *hub) answers() []xds.Request {
 	var out []xds.Request
 	changed := false
-	for _, t := range upstreamTypes {
+	for _, t := range xds.Types {
 		if !h.client.Pending(t) {
 			if req, ok := h.afterthought(t); ok {
 				out = append(out, req)
@@ -444,7 +439,7 @@ func (h *hub) persistSoon(now time.Time) {
 	if h.dirty.IsZero() || now.Sub(h.dirty) < writeDelay/2 {
 		return
 	}
-	for _, t := range upstreamTypes {
+	for _, t := range xds.Types {
 		if h.client.Pending(t) {
 			return
 		}

@@ -17,7 +17,6 @@ import (
 	"testing"
 	"time"
 
-	"isthmus.dev/isthmus/controlplane/translate"
 	"isthmus.dev/isthmus/demo/capture"
 	"isthmus.dev/isthmus/demo/control"
 	"isthmus.dev/isthmus/demo/host"
@@ -175,7 +174,7 @@ func envoysCount(t *testing.T, d *demo) {
 			[]string{"tcp.inbound_7000.downstream_cx_total", "cluster.inbound_7000.upstream_cx_total"}},
 	} {
 		t.Run(tc.protocol, func(t *testing.T) {
-			cluster := "cluster." + translate.StatName(tc.port, "", mesh.Host(tc.service+domain)) + "."
+			cluster := "cluster." + mesh.StatName(tc.port, "", mesh.Host(tc.service+domain)) + "."
 			before := d.counters(t, tc.service)
 			got := d.call(t, "east", tc.service+domain, "--protocol", tc.protocol, "--count", strconv.Itoa(n), "--concurrency", "4")
 			if got.Failed != 0 || got.Requests != n {

@@ -8,6 +8,8 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+
+	"isthmus.dev/isthmus/mesh"
 )
 
 // Service is a service of the mesh, whatever its port and whichever of its hosts was asked.
@@ -70,8 +72,8 @@ type Sample struct {
 // Query asks Envoy's stats page for what Parse understands, and for nothing else: 40 lines rather than 1,000.
 var Query = url.Values{
 	"usedonly": {""}, "histogram_buckets": {"detailed"},
-	"filter": {`^(server\.uptime$|(http|tcp|cluster)\.outbound_[^.]+\.(downstream_(rq_(total|5xx|time)|cx_total)|upstream_rq_(total|5xx|retry))$` +
-		`|cluster\.inbound_[0-9]+\.upstream_rq_total$)`},
+	"filter": {`^(server\.uptime$|(http|tcp|cluster)\.` + mesh.OutboundStat + `\.(downstream_(rq_(total|5xx|time)|cx_total)|upstream_rq_(total|5xx|retry))$` +
+		`|cluster\.` + mesh.InboundStat + `\.upstream_rq_total$)`},
 }.Encode()
 
 // kinds says which statistic is counted as what: by the first part of its name and the last.
@@ -164,25 +166,19 @@ func (s *Sample) addBuckets(series Series, text string) error {
 	return nil
 }
 
-// parseName understands SCOPE.outbound_PORT_SERVICE_NAMESPACE_DOMAIN[_SUBSET].METRIC, where no name of a service or a
-// namespace has an underscore, and cluster.inbound_PORT.METRIC.
+// parseName understands SCOPE.STAT.METRIC, where STAT is a mesh.Stat: a service's, or the application's own.
 func parseName(name string) (Series, bool) {
 	scope, rest, _ := strings.Cut(name, ".")
 	host, metric, _ := strings.Cut(rest, ".")
-	fields := strings.SplitN(host, "_", 6)
 	kind, known := kinds[[2]string{scope, metric}]
-	if !known || len(fields) < 2 {
+	stat, ok := mesh.ParseStat(host)
+	if !known || !ok {
 		return Series{}, false
 	}
-	port, err := strconv.ParseUint(fields[1], 10, 16)
-	if err != nil {
-		return Series{}, false
+	series := Series{Kind: kind, Service: Service(stat.Service), Port: uint16(stat.Port), Name: host}
+	if stat.Service == (mesh.ServiceName{}) {
+		series.Kind = Answers
+		return series, scope == "cluster" && kind == Sent
 	}
-	switch {
-	case fields[0] == "inbound" && len(fields) == 2 && scope == "cluster" && kind == Sent:
-		return Series{Kind: Answers, Port: uint16(port), Name: host}, true
-	case fields[0] == "outbound" && len(fields) >= 5 && fields[2] != "" && fields[3] != "" && (fields[4] == "local" || fields[4] == "clusterset"):
-		return Series{Kind: kind, Service: Service{Namespace: fields[3], Name: fields[2]}, Port: uint16(port), Name: host}, true
-	}
-	return Series{}, false
+	return series, true
 }

@@ -1,9 +1,9 @@
 // Package workload is `isthmus workload`: it runs any program as a workload of the mesh, beside a sidecar in a network
 // namespace of its own. The program, its working directory, environment and files are the caller's, unchanged.
 //
-// So far it runs in a demo, whose supervisor makes the pod, starts and registers the sidecar, and undoes both however
-// this command ends. What is left to decide is here: what may be asked for (parse.go), and what signals and the
-// program's end mean (life.go).
+// A Place (place.go) makes the namespace, starts and registers the sidecar, and undoes all of it however this command
+// ends; so far that is a demo. What is left to decide is here: what may be asked for (parse.go), and what signals and
+// the program's end mean (life.go).
 package workload
 
 import (
@@ -17,22 +17,20 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"isthmus.dev/isthmus/demo/control"
-	"isthmus.dev/isthmus/demo/host"
 	"isthmus.dev/isthmus/internal/cli"
 	"isthmus.dev/isthmus/internal/cli/exit"
 	"isthmus.dev/isthmus/internal/cli/output"
 	"isthmus.dev/isthmus/internal/hint"
 )
 
-// Command is `isthmus workload`.
-func Command(g *cli.Globals) *cobra.Command {
+// Command is `isthmus workload`. Locate finds the place that the flag --dir names, empty for the default one.
+func Command(g *cli.Globals, locate func(dir string) (Place, error)) *cobra.Command {
 	c := &cobra.Command{Use: "workload", Short: "Run programs as workloads of the mesh"}
-	c.AddCommand(newRun(g))
+	c.AddCommand(newRun(g, locate))
 	return c
 }
 
-func newRun(g *cli.Globals) *cobra.Command {
+func newRun(g *cli.Globals, locate func(dir string) (Place, error)) *cobra.Command {
 	var f flags
 	c := &cobra.Command{
 		Use:   "run --name INSTANCE [flags] -- CMD [ARG…]",
@@ -51,7 +49,7 @@ others send elsewhere and requests end, then stops the program; a second TERM do
 			}
 			return nil
 		},
-		RunE: func(c *cobra.Command, args []string) error { return run(c.Context(), g, f, args) },
+		RunE: func(c *cobra.Command, args []string) error { return run(c.Context(), g, locate, f, args) },
 	}
 	set := c.Flags()
 	set.SetInterspersed(false) // what follows the program's name is its own
@@ -66,7 +64,7 @@ others send elsewhere and requests end, then stops the program; a second TERM do
 }
 
 // run runs the program and gives its exit code as an error.
-func run(ctx context.Context, g *cli.Globals, f flags, argv []string) error {
+func run(ctx context.Context, g *cli.Globals, locate func(dir string) (Place, error), f flags, argv []string) error {
 	// Before anything is waited for: what comes from now on is not lost.
 	signals := make(chan os.Signal, 16)
 	signal.Notify(signals, wanted()...)
@@ -84,31 +82,28 @@ func run(ctx context.Context, g *cli.Globals, f flags, argv []string) error {
 	if err := findProgram(argv[0]); err != nil {
 		return err
 	}
-	client, err := demo(g)
+	place, err := locate(g.Dir)
 	if err != nil {
 		return err
 	}
-	w, err := client.NewWorkload(setup, request)
+	w, err := place.New(setup, request)
 	if err != nil {
-		return fmt.Errorf("run %s in %s: %w", request.Name, request.Cluster, unreachable(err))
+		return fmt.Errorf("run %s in %s: %w", request.Name, request.Cluster, err)
 	}
 	// A signal while the sidecar started ends it all; from now on they are the program's.
 	if setup.Err() != nil {
 		return errors.Join(setup.Err(), w.Release())
 	}
-	program, err := client.Start(context.WithoutCancel(ctx), control.Exec{
-		ExecRequest: control.ExecRequest{Cluster: request.Cluster, Pod: w.Pod, Argv: argv},
-		Files:       []*os.File{os.Stdin, os.Stdout, os.Stderr},
-	})
+	program, err := w.Start(context.WithoutCancel(ctx), argv, os.Stdin, os.Stdout, os.Stderr)
 	if err != nil {
-		return errors.Join(fmt.Errorf("run %s: %w", argv[0], unreachable(err)), w.Release())
+		return errors.Join(fmt.Errorf("run %s: %w", argv[0], err), w.Release())
 	}
-	announce(g.Printer, request, w.Address)
+	announce(g.Printer, request, w.Address())
 	code, err := life{workload: w, program: program, signals: signals, warn: func(err error) { warn(g.Printer, err) }}.run()
 	if err != nil {
-		return fmt.Errorf("run %s in %s: %w", request.Name, request.Cluster, unreachable(err))
+		return fmt.Errorf("run %s in %s: %w", request.Name, request.Cluster, err)
 	}
-	if program.PID < 0 { // it was found above, and then could not be executed
+	if !program.Executed() {
 		return exit.With(code, fmt.Errorf("run %s: it cannot be executed", argv[0]))
 	}
 	return exit.Silently(code)
@@ -138,29 +133,8 @@ func findProgram(name string) error {
 	return exit.With(127, hint.Wrap(hint.Code(fmt.Errorf("run %s: no such program", name), "not_found"), "name a program in PATH, or give its path"))
 }
 
-// demo speaks with the demo that the flags name.
-func demo(g *cli.Globals) (control.Client, error) {
-	home, err := host.Locate(g.Dir)
-	if err != nil {
-		return control.Client{}, err
-	}
-	client, err := home.Client()
-	return client, unreachable(err)
-}
-
-// unreachable is the code of errors that say that the demo does not run.
-func unreachable(err error) error {
-	if hint.CodeOf(err) != control.CodeNotRunning {
-		return err
-	}
-	if hint.Of(err) == "" {
-		err = hint.Wrap(err, "start it again with: isthmus demo up")
-	}
-	return hint.Code(err, exit.CodeUnreachable)
-}
-
 // announce tells where a service is reached, once it may be.
-func announce(p output.Printer, r control.WorkloadRequest, address string) {
+func announce(p output.Printer, r Request, address string) {
 	if r.Service == "" {
 		return
 	}

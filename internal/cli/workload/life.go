@@ -15,22 +15,10 @@ const (
 	stopLimit = 10 * time.Second
 )
 
-// leaver is a registered workload, control.Workload or a test's.
-type leaver interface {
-	Leave(limit time.Duration) error
-	Release() error
-}
-
-// program is one that runs, control.Running or a test's.
-type program interface {
-	Signal(syscall.Signal) error
-	Wait() (int, error)
-}
-
 // life is that of a program with its registration.
 type life struct {
-	workload leaver
-	program  program
+	workload Workload
+	program  Program
 	signals  <-chan os.Signal
 	// warn is told what goes wrong without keeping the program from running or ending.
 	warn func(error)

@@ -16,6 +16,9 @@ import (
 
 // fake is a workload and its program; it writes down what happens to it, and when.
 type fake struct {
+	Workload // what life does not ask for
+	Program
+
 	begin time.Time
 	// deaf are signals that the program takes no notice of.
 	deaf map[syscall.Signal]bool

@@ -6,7 +6,6 @@ import (
 	"strconv"
 	"strings"
 
-	"isthmus.dev/isthmus/demo/control"
 	"isthmus.dev/isthmus/internal/cli/exit"
 	"isthmus.dev/isthmus/internal/hint"
 	"isthmus.dev/isthmus/mesh"
@@ -20,8 +19,8 @@ type flags struct {
 }
 
 // request is what the flags ask for, in a namespace ("" is default). What cannot be is wrong usage.
-func (f flags) request(namespace string) (control.WorkloadRequest, error) {
-	r := control.WorkloadRequest{
+func (f flags) request(namespace string) (Request, error) {
+	r := Request{
 		Namespace: cmp.Or(namespace, "default"), Name: f.name, Account: cmp.Or(f.account, "default"), Zone: f.zone,
 		Service: f.service, Export: f.export,
 	}
@@ -75,15 +74,15 @@ func (f flags) request(namespace string) (control.WorkloadRequest, error) {
 var reserved = map[uint16]bool{15001: true, 15006: true, 15053: true}
 
 // parsePort reads NAME:PORT[:PROTOCOL].
-func parsePort(text string) (control.Port, error) {
+func parsePort(text string) (Port, error) {
 	wrong := func(why string) error {
 		return hint.Wrap(exit.Usagef("--port %q: %s", text, why), "want NAME:PORT[:http|grpc|tcp], for example http:8000")
 	}
 	parts := strings.Split(text, ":")
 	if len(parts) < 2 || len(parts) > 3 {
-		return control.Port{}, wrong("wrong form")
+		return Port{}, wrong("wrong form")
 	}
-	p := control.Port{Name: parts[0], Protocol: string(mesh.HTTP)}
+	p := Port{Name: parts[0], Protocol: string(mesh.HTTP)}
 	if !portName.MatchString(p.Name) {
 		return p, wrong("the name is not one of a-z, 0-9 and '-' with 15 characters at most")
 	}

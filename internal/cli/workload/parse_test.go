@@ -6,7 +6,6 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"isthmus.dev/isthmus/demo/control"
 	"isthmus.dev/isthmus/internal/cli/exit"
 	"isthmus.dev/isthmus/internal/hint"
 )
@@ -20,9 +19,9 @@ func TestRequest(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := control.WorkloadRequest{
+	want := Request{
 		Namespace: "me", Name: "web-1", Account: "robot", Zone: "us-a", Service: "web", Export: true,
-		Ports:  []control.Port{{Name: "http", Number: 8000, Protocol: "http"}, {Name: "grpc", Number: 9000, Protocol: "grpc"}},
+		Ports:  []Port{{Name: "http", Number: 8000, Protocol: "http"}, {Name: "grpc", Number: 9000, Protocol: "grpc"}},
 		Labels: map[string]string{"version": "v2", "example.com/team": "a_b", "empty": ""},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
