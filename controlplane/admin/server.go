@@ -90,7 +90,7 @@ func (s *Server) Run(ctx context.Context) error {
 
 // Serve is Run on a listener that is there already.
 func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
-	server := grpc.NewServer(append(wire.ServerOptions(), grpc.MaxRecvMsgSize(maxRequest))...)
+	server := grpc.NewServer(append(wire.ServerOptions(s.config.Logger), grpc.MaxRecvMsgSize(maxRequest))...)
 	adminrpc.RegisterConfigServer(server, &objects{config: s.config})
 	adminrpc.RegisterMeshServer(server, &meshServer{config: s.config})
 	if s.config.Federation != nil {

@@ -102,12 +102,12 @@ func (cp *controlPlane) newFederation() (*federation, error) {
 // servers makes what answers on the tunnel: catalogues and membership to members, joining to anybody with a token.
 func (f *federation) servers() {
 	m := f.membership
-	f.sync = grpc.NewServer(append(streams.ServerOptions(), wire.ServerOptions()...)...)
+	f.sync = grpc.NewServer(append(streams.ServerOptions(f.log), wire.ServerOptions(f.log)...)...)
 	syncrpc.RegisterSyncServer(f.sync, publisherServer{publisher: f.publisher})
 	joinrpc.RegisterMembershipServer(f.sync, join.NewMembership(join.MembershipConfig{
 		Verifier: m.Verifier, Trust: m.Trust, Registrar: m.Registrar, Log: f.log,
 	}))
-	f.join = grpc.NewServer(append([]grpc.ServerOption{grpc.Creds(tunnel.Credentials()), grpc.MaxRecvMsgSize(4 << 10)}, wire.ServerOptions()...)...)
+	f.join = grpc.NewServer(append(join.ServerOptions(), wire.ServerOptions(f.log)...)...)
 	joinrpc.RegisterJoinServer(f.join, join.NewServer(join.ServerConfig{Tokens: m.Tokens(), Admitter: m.Admitter, Log: f.log}))
 }
 

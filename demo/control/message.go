@@ -7,6 +7,7 @@
 package control
 
 import (
+	"bytes"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -18,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"isthmus.dev/isthmus/internal/cli/workload"
+	"isthmus.dev/isthmus/internal/foreign"
 	"isthmus.dev/isthmus/internal/hint"
 )
 
@@ -184,15 +186,9 @@ func (c Conn) receiveText(header []byte, have int, message any) error {
 	if have == 0 {
 		return io.EOF
 	}
-	if _, err := io.ReadFull(c, header[have:]); err != nil {
-		return fmt.Errorf("receive message: %w", err)
-	}
-	size := binary.BigEndian.Uint32(header)
-	if size > maxFrame {
-		return fmt.Errorf("receive message: %d bytes announced, at most %d allowed", size, maxFrame)
-	}
-	text := make([]byte, size)
-	if _, err := io.ReadFull(c, text); err != nil {
+	r := foreign.From("message", io.MultiReader(bytes.NewReader(header[:have]), c), 4+maxFrame)
+	text := r.Bytes("text", int(r.Uint32("length")), maxFrame)
+	if err := r.Err(); err != nil {
 		return fmt.Errorf("receive message: %w", err)
 	}
 	if err := json.Unmarshal(text, message); err != nil {

@@ -3,10 +3,12 @@ package catalog
 import (
 	"errors"
 	"fmt"
+	"math"
 
 	"google.golang.org/protobuf/encoding/protowire"
 
 	pb "isthmus.dev/isthmus/api/catalogue"
+	"isthmus.dev/isthmus/internal/foreign"
 )
 
 // What a peer may send. Checked before decoding, because a decoded message takes many times its size on the wire.
@@ -106,10 +108,16 @@ type limits map[protowire.Number]int
 // says, all others together at most maxFields times. Inside, if not nil, sees each length-delimited value.
 func scan(raw []byte, most limits, inside func(field protowire.Number, value []byte) error) error {
 	seen, others := make(map[protowire.Number]int, len(most)), 0
-	for len(raw) > 0 {
-		field, kind, n := protowire.ConsumeTag(raw)
-		if n < 0 {
-			return fmt.Errorf("message is damaged: %w", protowire.ParseError(n))
+	r := foreign.New("message", raw)
+	for r.Left() > 0 {
+		tag := r.Uvarint("tag")
+		field, kind := protowire.DecodeTag(tag)
+		if field < protowire.MinValidNumber {
+			r.Fail("a field has number %d", tag>>3)
+		}
+		value := fieldValue(r, kind)
+		if err := r.Err(); err != nil {
+			return err
 		}
 		if limit, bounded := most[field]; bounded {
 			if seen[field]++; seen[field] > limit {
@@ -118,17 +126,28 @@ func scan(raw []byte, most limits, inside func(field protowire.Number, value []b
 		} else if others++; others > maxFields {
 			return fmt.Errorf("message has more than %d fields", maxFields)
 		}
-		raw = raw[n:]
-		if n = protowire.ConsumeFieldValue(field, kind, raw); n < 0 {
-			return fmt.Errorf("message is damaged: %w", protowire.ParseError(n))
-		}
 		if kind == protowire.BytesType && inside != nil {
-			value, _ := protowire.ConsumeBytes(raw)
 			if err := inside(field, value); err != nil {
 				return err
 			}
 		}
-		raw = raw[n:]
+	}
+	return r.Err()
+}
+
+// fieldValue takes the value of a field; of a length-delimited one it gives the contents. Groups are not used here.
+func fieldValue(r *foreign.Reader, kind protowire.Type) []byte {
+	switch kind {
+	case protowire.VarintType:
+		r.Uvarint("number")
+	case protowire.Fixed32Type:
+		r.Uint32("number")
+	case protowire.Fixed64Type:
+		r.Uint64("number")
+	case protowire.BytesType:
+		return r.Bytes("field", int(min(r.Uvarint("length of a field"), math.MaxInt32)), MaxBytes)
+	default:
+		r.Fail("a field has wire type %d", kind)
 	}
 	return nil
 }

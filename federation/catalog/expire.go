@@ -49,7 +49,8 @@ func Age(c *mesh.Catalogue, now time.Time) time.Duration {
 
 // Heard is what a receiver knows of an exporter beside its catalogue.
 type Heard struct {
-	// At is when the exporter was last heard of, by the receiver's clock.
+	// At is when the exporter was last heard of, by the receiver's clock. With a monotonic reading it stays right when the
+	// clock is set.
 	At time.Time
 	// Reachable is whether its stream is up.
 	Reachable bool
@@ -57,14 +58,21 @@ type Heard struct {
 	StaleAfter time.Duration
 }
 
-// Observe gives the catalogue of a holding as seen now. The holding is not changed.
-func Observe(h *Holding, heard Heard, now time.Time) *mesh.Catalogue {
-	c := *h.Catalogue
-	c.ReceivedUnixMs, c.Reachable = heard.At.UnixMilli(), heard.Reachable
-	limit := heard.StaleAfter
+// UntilStale is how long it takes from now until the catalogue is stale if nothing more is heard; not above zero where it
+// is.
+func (h Heard) UntilStale(now time.Time) time.Duration {
+	limit := h.StaleAfter
 	if limit <= 0 {
 		limit = DefaultStaleAfter
 	}
-	c.Stale = !heard.Reachable && Age(&c, now) > limit
+	return limit + 1 - now.Sub(h.At) // stale is what is older than the limit
+}
+
+// Observe gives the catalogue of a holding as seen now. The holding is not changed.
+func Observe(h *Holding, heard Heard, now time.Time) *mesh.Catalogue {
+	c := *h.Catalogue
+	// By the clock of now: the reading in At may be of before it was set.
+	c.ReceivedUnixMs, c.Reachable = now.Round(0).Add(-now.Sub(heard.At)).UnixMilli(), heard.Reachable
+	c.Stale = !heard.Reachable && heard.UntilStale(now) <= 0
 	return &c
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/hashicorp/memberlist"
 
+	"isthmus.dev/isthmus/internal/foreign"
 	"isthmus.dev/isthmus/mesh"
 )
 
@@ -22,10 +23,13 @@ func (delegate) GetBroadcasts(_, _ int) [][]byte { return nil }
 func (delegate) LocalState(bool) []byte          { return nil }
 func (delegate) MergeRemoteState([]byte, bool)   {}
 
+// The library calls what follows from its own goroutines, so a fault in it would end the process: each is guarded.
+
 // alive keeps out who is not a member, and addresses that are not made from the name.
 type alive struct{ list *List }
 
-func (a alive) NotifyAlive(n *memberlist.Node) error {
+func (a alive) NotifyAlive(n *memberlist.Node) (err error) {
+	defer foreign.Guard(a.list.config.Log, "gossip of a life", n.Name, &err)
 	c := mesh.ClusterName(n.Name)
 	t := a.list.config.Trust()
 	if t == nil {
@@ -36,6 +40,9 @@ func (a alive) NotifyAlive(n *memberlist.Node) error {
 	}
 	if string(n.Addr.To16()) != string(addressOf(c).AsSlice()) || n.Port != port {
 		return fmt.Errorf("cluster %q has another address", c)
+	}
+	if len(n.Meta) > maxMeta {
+		return fmt.Errorf("cluster %q has %d bytes of metadata, %d at most", c, len(n.Meta), maxMeta)
 	}
 	return nil
 }
@@ -57,6 +64,7 @@ func (e events) NotifyLeave(n *memberlist.Node) {
 }
 
 func (e events) note(n *memberlist.Node, v verdict) {
+	defer foreign.Guard(e.list.config.Log, "gossip of a member", n.Name, nil)
 	c := mesh.ClusterName(n.Name)
 	said, ok := e.list.heard(c, n.Meta)
 	e.list.note(c, func(s *sight) {
@@ -78,6 +86,7 @@ type ping struct{ list *List }
 func (ping) AckPayload() []byte { return nil }
 
 func (p ping) NotifyPingComplete(n *memberlist.Node, trip time.Duration, _ []byte) {
+	defer foreign.Guard(p.list.config.Log, "gossip of a round trip", n.Name, nil)
 	c := mesh.ClusterName(n.Name)
 	p.list.mu.Lock()
 	defer p.list.mu.Unlock()

@@ -9,6 +9,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
 	"slices"
@@ -329,13 +330,13 @@ func TestDeadGatewayBlocksNobody(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		tr := newTransport("east", func(ctx context.Context, c mesh.ClusterName) (net.Conn, error) {
+		tr := newTransport("east", &Config{Log: slog.New(slog.DiscardHandler), Trust: trustOf("east", "north", "west"), Dial: func(ctx context.Context, c mesh.ClusterName) (net.Conn, error) {
 			if c == "north" {
 				<-ctx.Done() // its gateway swallows packets
 				return nil, ctx.Err()
 			}
 			return n.Dial(ctx, "east", string(c))
-		})
+		}})
 		start := time.Now()
 		for i := range 10 * queueLength {
 			for _, to := range []string{"north", "west"} {
@@ -366,6 +367,9 @@ func TestDeadGatewayBlocksNobody(t *testing.T) {
 		if _, err := tr.WriteTo([]byte("x"), "192.0.2.1:1"); !errors.Is(err, errNoName) {
 			t.Errorf("WriteTo without a name: %v", err)
 		}
+		if _, err := tr.WriteToAddress([]byte("x"), memberlist.Address{Name: "made-up"}); err == nil || len(tr.senders) != 2 {
+			t.Errorf("a name no member has: %v, %d senders", err, len(tr.senders))
+		}
 		tr.Shutdown()
 		conn.Close()
 		l.Close()
@@ -374,12 +378,13 @@ func TestDeadGatewayBlocksNobody(t *testing.T) {
 
 func TestConnectionsArePerPeerBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		tr := newTransport("east", nil)
+		tr := newTransport("east", &Config{Log: slog.New(slog.DiscardHandler), Trust: trustOf("east", "west")})
 		defer tr.Shutdown()
 		var open int
 		for range 3 * maxConns {
 			ours, theirs := net.Pipe()
 			tr.accept("west", theirs)
+			ours.SetWriteDeadline(time.Now().Add(time.Second))
 			ours.Write([]byte{kindPackets})
 			synctest.Wait()
 			ours.SetReadDeadline(time.Now().Add(time.Second))
@@ -392,6 +397,15 @@ func TestConnectionsArePerPeerBounded(t *testing.T) {
 			t.Errorf("%d connections of one peer are open, want %d", open, maxConns)
 		}
 	})
+}
+
+// trustOf is a federation of those members; the first is this cluster.
+func trustOf(names ...mesh.ClusterName) func() *mesh.Trust {
+	t := &mesh.Trust{Federation: "demo.isthmus.internal", Self: names[0]}
+	for _, c := range names {
+		t.Members = append(t.Members, mesh.Member{Name: c})
+	}
+	return func() *mesh.Trust { return t }
 }
 
 func isTimeout(err error) bool {
@@ -424,21 +438,6 @@ func TestDecide(t *testing.T) {
 	}
 }
 
-func TestMetaSize(t *testing.T) {
-	m := Meta{Incarnation: 1 << 40, Term: 1 << 40, Seq: 1 << 40}
-	for range maxGateways + 1 {
-		m.Gateways = append(m.Gateways, netip.MustParseAddrPort("[2001:db8:ffff:ffff:ffff:ffff:ffff:ffff]:65535"))
-	}
-	raw, err := m.encode("west", func([]byte) ([]byte, error) { return make([]byte, 72), nil })
-	if err != nil || len(raw) > maxMeta {
-		t.Fatalf("encode: %d bytes, %v", len(raw), err)
-	}
-	got, _, signature, err := parseMeta(raw)
-	if err != nil || len(signature) != 72 || len(got.Gateways) != maxGateways {
-		t.Errorf("parse: %+v, signature of %d bytes, %v", got, len(signature), err)
-	}
-}
-
 func TestSignature(t *testing.T) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -454,22 +453,4 @@ func TestSignature(t *testing.T) {
 	if Verify(&key.PublicKey, []byte("another"), signature) == nil || Verify(nil, []byte("message"), signature) == nil {
 		t.Error("another message, or no key, passes")
 	}
-}
-
-func FuzzParseMeta(f *testing.F) {
-	m := Meta{Incarnation: 3, Term: 1, Seq: 200, Gateways: []netip.AddrPort{netip.MustParseAddrPort("192.0.2.1:1"), netip.MustParseAddrPort("[::1]:2")}}
-	f.Add(append(m.payload(), "signature"...))
-	f.Fuzz(func(t *testing.T, raw []byte) {
-		m, payload, signature, err := parseMeta(raw)
-		if err != nil {
-			return
-		}
-		if string(payload)+string(signature) != string(raw) {
-			t.Errorf("%x was split into %x and %x", raw, payload, signature)
-		}
-		again, _, _, err := parseMeta(m.payload())
-		if err != nil || !cmp.Equal(m, again, cmpopts.EquateComparable(netip.AddrPort{}), cmpopts.EquateEmpty()) {
-			t.Errorf("%+v became %+v, %v", m, again, err)
-		}
-	})
 }

@@ -113,7 +113,7 @@ func (l *List) Run(ctx context.Context) error {
 // run is one membership: from the first trust section to the last.
 func (l *List) run(ctx context.Context, self mesh.ClusterName) error {
 	l.refresh() // before anything can come in
-	t := newTransport(self, l.config.Dial)
+	t := newTransport(self, &l.config)
 	list, err := memberlist.Create(l.library(self, t))
 	if err != nil {
 		t.Shutdown()
@@ -348,8 +348,8 @@ func (l *List) say(self mesh.ClusterName) []byte {
 
 // heard takes what a member says of itself, if it is really its word and not of an earlier life.
 func (l *List) heard(c mesh.ClusterName, raw []byte) (Meta, bool) {
-	m, payload, signature, err := parseMeta(raw)
-	if err != nil || l.config.Verify(c, toSign(c, payload), signature) != nil {
+	m, err := open(c, raw, l.config.Verify)
+	if err != nil {
 		return Meta{}, false
 	}
 	if t := l.config.Trust(); t != nil {
@@ -388,6 +388,7 @@ func (l *List) readAgain() {
 type logWriter struct{ log *slog.Logger }
 
 func (w *logWriter) Write(b []byte) (int, error) {
-	w.log.Debug("gossip", "line", strings.TrimSpace(string(b)))
+	// A line may quote what a member sent.
+	w.log.Debug("gossip", "line", strings.TrimSpace(string(b[:min(len(b), 500)])))
 	return len(b), nil
 }

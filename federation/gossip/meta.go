@@ -10,23 +10,28 @@ import (
 	"fmt"
 	"net/netip"
 
+	"isthmus.dev/isthmus/internal/foreign"
 	"isthmus.dev/isthmus/mesh"
 )
 
 // maxMeta is the room for what a member says of itself (memberlist's limit, bytes).
 const maxMeta = 512
 
-// maxGateways that are announced.
-const maxGateways = 8
+// maxGateways that are announced, maxGateway bytes each: an IPv6 address and a port.
+const maxGateways, maxGateway = 8, 18
+
+// maxSignature bounds a signature, bytes; that of a P-256 key has at most 72.
+const maxSignature = 128
 
 // format of the encoding; another one is not read.
-const format = 1
+const format = 2
 
 // Meta is what a member says of itself, signed. Encoded it is
 //
-//	format 1 | flags 1 | incarnation, term, seq: uvarint | gateways: count 1, each length 1 and bytes | signature
+//	format 1 | signature: length 1 and bytes | flags 1 | incarnation, term, seq: uvarint | gateways: count 1, each length 1 and bytes
 //
-// about 140 bytes with two IPv4 gateways and a P-256 signature.
+// about 140 bytes with two IPv4 gateways and a P-256 signature. What follows the signature is signed, and not looked at
+// before the signature was found to be the member's.
 type Meta struct {
 	Incarnation uint64
 	// Term and Seq of the newest federation document the member holds.
@@ -39,14 +44,11 @@ type Meta struct {
 
 const flagLeaving = 1
 
-// errMeta is all a reader of foreign bytes needs to know.
-var errMeta = errors.New("node metadata is damaged")
-
 // payload is the part that is signed, together with the domain and the member's name.
 func (m Meta) payload() []byte {
-	b := []byte{format, 0}
+	b := []byte{0}
 	if m.Leaving {
-		b[1] = flagLeaving
+		b[0] = flagLeaving
 	}
 	b = binary.AppendUvarint(b, m.Incarnation)
 	b = binary.AppendUvarint(b, m.Term)
@@ -54,7 +56,7 @@ func (m Meta) payload() []byte {
 	gateways := m.Gateways[:min(len(m.Gateways), maxGateways)]
 	b = append(b, byte(len(gateways)))
 	for _, g := range gateways {
-		// An address without zone marshals to at most 18 bytes and never fails.
+		// An address without zone marshals to at most maxGateway bytes and never fails.
 		raw, _ := netip.AddrPortFrom(g.Addr().WithZone(""), g.Port()).MarshalBinary()
 		b = append(append(b, byte(len(raw))), raw...)
 	}
@@ -63,7 +65,7 @@ func (m Meta) payload() []byte {
 
 // toSign separates signatures of metadata from every other use of a key, and one member's from another's.
 func toSign(c mesh.ClusterName, payload []byte) []byte {
-	return append([]byte("isthmus gossip v1\x00"+string(c)+"\x00"), payload...)
+	return append([]byte("isthmus gossip v2\x00"+string(c)+"\x00"), payload...)
 }
 
 // encode signs m for member c.
@@ -73,43 +75,57 @@ func (m Meta) encode(c mesh.ClusterName, sign func([]byte) ([]byte, error)) ([]b
 	if err != nil {
 		return nil, fmt.Errorf("sign node metadata: %w", err)
 	}
-	if len(payload)+len(signature) > maxMeta {
-		return nil, fmt.Errorf("node metadata has %d bytes, %d at most", len(payload)+len(signature), maxMeta)
+	raw := append(append([]byte{format, byte(len(signature))}, signature...), payload...)
+	if len(signature) > maxSignature || len(raw) > maxMeta {
+		return nil, fmt.Errorf("node metadata has %d bytes with a signature of %d, %d and %d at most", len(raw), len(signature), maxMeta, maxSignature)
 	}
-	return append(payload, signature...), nil
+	return raw, nil
 }
 
-// parseMeta splits foreign bytes; the signature is not checked yet.
-func parseMeta(raw []byte) (m Meta, payload, signature []byte, err error) {
-	if len(raw) < 2 || len(raw) > maxMeta || raw[0] != format {
-		return Meta{}, nil, nil, errMeta
+// open reads what is said to be of member c. Verify sees the signed bytes as they came; only what it lets pass is parsed.
+func open(c mesh.ClusterName, raw []byte, verify func(c mesh.ClusterName, message, signature []byte) error) (Meta, error) {
+	r := foreign.New("node metadata", raw)
+	if len(raw) > maxMeta {
+		r.Fail("it has %d bytes, %d at most", len(raw), maxMeta)
 	}
-	m.Leaving = raw[1]&flagLeaving != 0
-	rest := raw[2:]
-	for _, field := range []*uint64{&m.Incarnation, &m.Term, &m.Seq} {
-		v, n := binary.Uvarint(rest)
-		if n <= 0 {
-			return Meta{}, nil, nil, errMeta
-		}
-		*field, rest = v, rest[n:]
+	if got := r.Byte("format"); got != format {
+		r.Fail("it has format %d, want %d", got, format)
 	}
-	if len(rest) == 0 || rest[0] > maxGateways {
-		return Meta{}, nil, nil, errMeta
+	signature := r.Bytes("signature", int(r.Byte("length of the signature")), maxSignature)
+	payload := r.Rest("payload")
+	if err := r.Err(); err != nil {
+		return Meta{}, err
 	}
-	count := int(rest[0])
-	rest = rest[1:]
+	if err := verify(c, toSign(c, payload), signature); err != nil {
+		return Meta{}, err
+	}
+	return parse(payload)
+}
+
+// parse reads a payload.
+func parse(payload []byte) (Meta, error) {
+	r := foreign.New("node metadata", payload)
+	m := Meta{Leaving: r.Byte("flags")&flagLeaving != 0}
+	m.Incarnation, m.Term, m.Seq = r.Uvarint("incarnation"), r.Uvarint("term"), r.Uvarint("sequence")
+	count := r.Byte("number of gateways")
+	if count > maxGateways {
+		r.Fail("it has %d gateways, %d at most", count, maxGateways)
+	}
 	for range count {
-		if len(rest) == 0 || len(rest) < 1+int(rest[0]) {
-			return Meta{}, nil, nil, errMeta
+		raw := r.Bytes("gateway", int(r.Byte("length of a gateway")), maxGateway)
+		if r.Err() != nil {
+			break
 		}
 		var g netip.AddrPort
-		if g.UnmarshalBinary(rest[1:1+rest[0]]) != nil || !g.IsValid() || g.Addr().Zone() != "" {
-			return Meta{}, nil, nil, errMeta
+		if err := g.UnmarshalBinary(raw); err != nil || !g.IsValid() || g.Addr().Zone() != "" {
+			r.Fail("a gateway is no address")
 		}
 		m.Gateways = append(m.Gateways, g)
-		rest = rest[1+rest[0]:]
 	}
-	return m, raw[:len(raw)-len(rest)], rest, nil
+	if err := r.End(); err != nil {
+		return Meta{}, err
+	}
+	return m, nil
 }
 
 // Sign and Verify are what [Config] wants, made from the keys that sign catalogues (ECDSA, ASN.1, over SHA-256): a member

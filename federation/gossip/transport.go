@@ -3,7 +3,6 @@ package gossip
 import (
 	"bufio"
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -14,6 +13,7 @@ import (
 	"github.com/hashicorp/memberlist"
 	"golang.org/x/time/rate"
 
+	"isthmus.dev/isthmus/internal/foreign"
 	"isthmus.dev/isthmus/mesh"
 )
 
@@ -31,7 +31,9 @@ const (
 	maxPacket = 60_000
 	// packetsPerSecond from one peer; beyond it reading slows down. A peer of a thousand members sends about 20.
 	packetsPerSecond, packetsAtOnce = 200, 400
-	// maxConns of each kind from one peer at a time.
+	// messagesPerSecond in those packets: each may be answered, and passed on.
+	messagesPerSecond, messagesAtOnce = 2000, 4000
+	// maxConns of each kind from one peer at a time, and as many that have not said their kind yet.
 	maxConns = 8
 	// idle connections of packets are closed after this long.
 	idle = 2 * time.Minute
@@ -46,8 +48,12 @@ const (
 // transport carries the protocol over connections of the tunnel, by node name. It implements
 // memberlist.NodeAwareTransport.
 type transport struct {
-	self mesh.ClusterName
-	dial func(ctx context.Context, member mesh.ClusterName) (net.Conn, error)
+	self   mesh.ClusterName
+	config *Config
+	// screen is screenPacket; tests put a broken one here.
+	screen func([]byte) (int, error)
+	// told is how often frames that were not taken are told of.
+	told rate.Sometimes
 
 	packets chan *memberlist.Packet
 	streams chan net.Conn
@@ -64,6 +70,8 @@ type transport struct {
 	taken map[takenKey]int
 	// open are incoming connections, to close at the end.
 	open map[net.Conn]bool
+	// refused counts frames and streams that were not taken.
+	refused int
 }
 
 type takenKey struct {
@@ -71,10 +79,11 @@ type takenKey struct {
 	kind byte
 }
 
-func newTransport(self mesh.ClusterName, dial func(context.Context, mesh.ClusterName) (net.Conn, error)) *transport {
+// newTransport uses Trust, Dial and Log of c.
+func newTransport(self mesh.ClusterName, c *Config) *transport {
 	ctx, cancel := context.WithCancel(context.Background())
 	return &transport{
-		self: self, dial: dial, ctx: ctx, cancel: cancel,
+		self: self, config: c, ctx: ctx, cancel: cancel, screen: screenPacket, told: rate.Sometimes{Interval: time.Minute},
 		packets: make(chan *memberlist.Packet, 64), streams: make(chan net.Conn),
 		senders: map[mesh.ClusterName]*sender{}, taken: map[takenKey]int{}, open: map[net.Conn]bool{},
 	}
@@ -101,6 +110,8 @@ func (t *transport) WriteToAddress(b []byte, to memberlist.Address) (time.Time, 
 		return time.Time{}, errNoName
 	case len(b) > maxPacket:
 		return time.Time{}, fmt.Errorf("packet has %d bytes, %d at most", len(b), maxPacket)
+	case !t.member(name): // a ping may ask for its answer to go to any name
+		return time.Time{}, fmt.Errorf("cluster %.70q is not a member", name)
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -121,14 +132,59 @@ func (t *transport) WriteToAddress(b []byte, to memberlist.Address) (time.Time, 
 func (t *transport) DialAddressTimeout(to memberlist.Address, timeout time.Duration) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(t.ctx, timeout)
 	defer cancel()
-	return t.connect(ctx, mesh.ClusterName(to.Name), kindStream)
+	name := mesh.ClusterName(to.Name)
+	c, err := t.connect(ctx, name, kindStream)
+	if err != nil {
+		return nil, err
+	}
+	return t.stream(name, c, answers, func() {}), nil
+}
+
+// member tells whether the document has c.
+func (t *transport) member(c mesh.ClusterName) bool {
+	trust := t.config.Trust()
+	if trust == nil {
+		return false
+	}
+	_, ok := trust.Member(c)
+	return ok
+}
+
+// stream makes c a stream of the protocol whose peer may say only what allowed has.
+func (t *transport) stream(peer mesh.ClusterName, c net.Conn, allowed kinds, closed func()) net.Conn {
+	s := &stream{Conn: c, closed: closed}
+	s.read = sync.OnceValues(func() (message []byte, err error) {
+		defer func() {
+			if err != nil {
+				t.refuse(peer, err)
+			}
+		}()
+		defer foreign.Guard(t.config.Log, "gossip stream", string(peer), &err)
+		nodes := spareNodes
+		if trust := t.config.Trust(); trust != nil {
+			nodes += 2 * len(trust.Members)
+		}
+		return screenStream(c, allowed, nodes)
+	})
+	return s
+}
+
+// refuse tells, now and then, that something was not taken.
+func (t *transport) refuse(peer mesh.ClusterName, err error) {
+	if !errors.Is(err, foreign.ErrDamaged) {
+		return // the connection has ended
+	}
+	t.mu.Lock()
+	t.refused++
+	t.mu.Unlock()
+	t.told.Do(func() { t.config.Log.Warn("gossip of a member is dropped", "peer", peer, "err", err) })
 }
 
 func (t *transport) connect(ctx context.Context, name mesh.ClusterName, kind byte) (net.Conn, error) {
 	if name == "" {
 		return nil, errNoName
 	}
-	c, err := t.dial(ctx, name)
+	c, err := t.config.Dial(ctx, name)
 	if err != nil {
 		return nil, err
 	}
@@ -194,21 +250,17 @@ func (t *transport) accept(peer mesh.ClusterName, c net.Conn) {
 }
 
 // serve reads one incoming connection; true if it was handed to the protocol.
-func (t *transport) serve(peer mesh.ClusterName, c net.Conn) bool {
-	kind := []byte{0}
-	c.SetReadDeadline(time.Now().Add(kindWithin))
-	if _, err := io.ReadFull(c, kind); err != nil {
-		return false
-	}
-	c.SetReadDeadline(time.Time{})
-	key := takenKey{peer, kind[0]}
-	if kind[0] != kindPackets && kind[0] != kindStream || !t.take(key, +1) {
+func (t *transport) serve(peer mesh.ClusterName, c net.Conn) (handed bool) {
+	defer foreign.Guard(t.config.Log, "gossip connection", string(peer), nil)
+	kind := t.kind(peer, c)
+	key := takenKey{peer, kind}
+	if kind != kindPackets && kind != kindStream || !t.take(key, +1) {
 		return false
 	}
 	free := sync.OnceFunc(func() { t.take(key, -1) })
-	if kind[0] == kindStream {
+	if kind == kindStream {
 		select {
-		case t.streams <- &stream{Conn: c, closed: free}: // the protocol closes it; until then it counts
+		case t.streams <- t.stream(peer, c, requests, free): // the protocol closes it; until then it counts
 			return true
 		case <-t.ctx.Done():
 		}
@@ -217,6 +269,19 @@ func (t *transport) serve(peer mesh.ClusterName, c net.Conn) bool {
 	}
 	free()
 	return false
+}
+
+// kind reads what a connection is for; 0 if it does not say in time.
+func (t *transport) kind(peer mesh.ClusterName, c net.Conn) byte {
+	key := takenKey{peer: peer}
+	if !t.take(key, +1) {
+		return 0
+	}
+	defer t.take(key, -1)
+	c.SetReadDeadline(time.Now().Add(kindWithin))
+	kind := foreign.From("gossip connection", c, 1).Byte("kind")
+	c.SetReadDeadline(time.Time{})
+	return kind
 }
 
 // take counts a connection in (+1) or out (-1); false if the peer has too many already.
@@ -234,24 +299,22 @@ func (t *transport) take(key takenKey, n int) bool {
 
 // read passes packets on until the connection ends.
 func (t *transport) read(peer mesh.ClusterName, c net.Conn) {
-	limit := rate.NewLimiter(packetsPerSecond, packetsAtOnce)
-	r := bufio.NewReader(c)
+	packets, messages := rate.NewLimiter(packetsPerSecond, packetsAtOnce), rate.NewLimiter(messagesPerSecond, messagesAtOnce)
 	from := udpAddress(peer)
+	buffered := bufio.NewReader(c)
 	for {
 		c.SetReadDeadline(time.Now().Add(2 * idle))
-		var size [2]byte
-		if _, err := io.ReadFull(r, size[:]); err != nil {
+		r := foreign.From("gossip frame", buffered, 2+maxPacket)
+		b := r.Frame("packet", maxPacket)
+		if r.Err() != nil || packets.Wait(t.ctx) != nil {
 			return
 		}
-		n := binary.BigEndian.Uint16(size[:])
-		if n == 0 || n > maxPacket {
-			return
+		n, err := t.look(peer, b)
+		if err != nil {
+			t.refuse(peer, err)
+			continue
 		}
-		b := make([]byte, n)
-		if _, err := io.ReadFull(r, b); err != nil {
-			return
-		}
-		if limit.Wait(t.ctx) != nil {
+		if messages.WaitN(t.ctx, n) != nil {
 			return
 		}
 		select {
@@ -262,12 +325,34 @@ func (t *transport) read(peer mesh.ClusterName, c net.Conn) {
 	}
 }
 
-// stream tells when it is closed.
+// look screens one packet and gives the number of its messages.
+func (t *transport) look(peer mesh.ClusterName, b []byte) (n int, err error) {
+	defer foreign.Guard(t.config.Log, "gossip frame", string(peer), &err)
+	return t.screen(b)
+}
+
+// stream hands out one message that was read whole, and tells when it is closed.
 type stream struct {
 	net.Conn
 	closed func()
+	read   func() ([]byte, error) // the message; reads it when called first
+	taken  int
 }
 
+// Read implements net.Conn. The library reads from one goroutine.
+func (s *stream) Read(b []byte) (int, error) {
+	message, err := s.read()
+	if err != nil {
+		return 0, err
+	}
+	n := copy(b, message[s.taken:])
+	if s.taken += n; n == 0 && len(b) > 0 {
+		return 0, io.EOF
+	}
+	return n, nil
+}
+
+// Close implements net.Conn.
 func (s *stream) Close() error {
 	s.closed()
 	return s.Conn.Close()

@@ -93,11 +93,11 @@ func (a *authority) serve() {
 		Certificate: func() (*tls.Certificate, error) { return a.m.Certificate(mesh.PathFederation) },
 	})
 	must(a.t, err)
-	s := grpc.NewServer(grpc.Creds(tunnel.Credentials()), grpc.ChainUnaryInterceptor(
+	s := grpc.NewServer(append(join.ServerOptions(), grpc.ChainUnaryInterceptor(
 		func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, h grpc.UnaryHandler) (any, error) {
 			a.calls.Add(1)
 			return h(ctx, req)
-		}))
+		}))...)
 	var service joinrpc.JoinServer = join.NewServer(join.ServerConfig{
 		Tokens: a.m.Tokens(), Now: a.now, Log: slog.New(slog.DiscardHandler),
 		Admitter: func() join.Admitter { return admitter{a.m.Admitter(), a} },
@@ -490,17 +490,51 @@ func TestNetwork(t *testing.T) {
 	}
 }
 
-func TestRateLimit(t *testing.T) {
+// TestStrangersUseNothingUp: who holds no token cannot keep those out who do, and one token not another.
+func TestStrangersUseNothingUp(t *testing.T) {
 	a := newAuthority(t)
-	limited := 0
-	s := join.NewServer(join.ServerConfig{Tokens: a.m.Tokens(), Admitter: a.m.Admitter, Now: func() time.Time { return time.Unix(1e9, 0) }})
+	conns := make(chan net.Conn, 1)
+	conns <- a.session(t, a.token("north"))
+	stranger, err := grpc.NewClient("passthrough:///x", grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
+			select {
+			case c := <-conns:
+				return c, nil
+			default:
+				return nil, io.EOF
+			}
+		}))
+	must(t, err)
+	defer stranger.Close()
+	refused := 0
+	for {
+		_, err := joinrpc.NewJoinClient(stranger).Admit(t.Context(), &pb.AdmitRequest{})
+		if status.Code(err) != codes.PermissionDenied {
+			break // the connection has had its bytes
+		}
+		if refused++; refused > 1000 {
+			t.Fatal("a stranger may call for ever on one connection")
+		}
+	}
+	if refused < 10 {
+		t.Errorf("%d calls of a stranger were answered before the end, want more, or this proves nothing", refused)
+	}
+	greedy, limited := a.token("south"), 0
 	for range 20 {
-		if _, err := s.Admit(t.Context(), &pb.AdmitRequest{}); status.Code(err) == codes.ResourceExhausted {
+		conn := a.session(t, greedy)
+		r := request(t, greedy)
+		r.Region = "<b>" // refused, and so the token stays open
+		state := conn.ConnectionState()
+		r.Mac = join.ForgeMAC(greedy, &state, r)
+		if _, err := call(t, conn, r); status.Code(err) == codes.ResourceExhausted {
 			limited++
 		}
 	}
-	if limited != 15 {
-		t.Errorf("%d of 20 at once were held back, want 15", limited)
+	if limited < 5 || limited > 15 {
+		t.Errorf("%d of 20 calls with one token were held back, want all but the first 5 and one a second", limited)
+	}
+	if _, err := join.Join(t.Context(), a.config(a.token("west"))); err != nil {
+		t.Errorf("an honest join meanwhile: %v", err)
 	}
 }
 

@@ -10,8 +10,10 @@ import (
 	"time"
 
 	"golang.org/x/time/rate"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
@@ -20,19 +22,33 @@ import (
 	pb "isthmus.dev/isthmus/api/join"
 	"isthmus.dev/isthmus/api/rpc/joinrpc"
 	"isthmus.dev/isthmus/federation/document"
+	"isthmus.dev/isthmus/federation/tunnel"
 	"isthmus.dev/isthmus/internal/hint"
 	"isthmus.dev/isthmus/internal/hint/wire"
 	"isthmus.dev/isthmus/mesh"
 	"isthmus.dev/isthmus/trust/ca"
 )
 
-// Bounds of the endpoint anybody can reach. A gRPC server should be given MaxRequest as its largest message too, with a
-// little to spare.
+// Bounds of the endpoint anybody can reach. Who has not proven to hold a token costs one MAC over a request, and has a
+// connection that lets few of them through (see the tunnel); only what has proven one counts for the limits, so
+// strangers cannot use them up.
 const (
-	MaxRequest = 4 << 10 // bytes of an AdmitRequest
-	rateLimit  = 5       // requests a second, of all clients together
+	maxRequest = 4 << 10 // bytes of an AdmitRequest
+	rateLimit  = 5       // proven requests a second, of all tokens together, twice as many at once
+	tokenLimit = 1       // of one token, rateLimit at once
 	nonceLen   = 32
+	// idle is how long a connection may have no call.
+	idle = 5 * time.Second
 )
+
+// ServerOptions are those of the gRPC server of this service, behind the tunnel.
+func ServerOptions() []grpc.ServerOption {
+	return []grpc.ServerOption{
+		grpc.Creds(tunnel.Credentials()),
+		grpc.MaxRecvMsgSize(maxRequest + 4<<10), grpc.MaxHeaderListSize(8 << 10), grpc.MaxConcurrentStreams(2),
+		grpc.ConnectionTimeout(idle), grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionIdle: idle}),
+	}
+}
 
 // Admission is one request that has proven its token.
 type Admission struct {
@@ -73,6 +89,8 @@ type Server struct {
 	joinrpc.UnimplementedJoinServer
 	config ServerConfig
 	limit  *rate.Limiter
+	// told is how often strangers are told of.
+	told rate.Sometimes
 }
 
 // NewServer makes the service; the gRPC server it is registered with has to hand credentials.TLSInfo to its handlers.
@@ -83,7 +101,7 @@ func NewServer(c ServerConfig) *Server {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Server{config: c, limit: rate.NewLimiter(rateLimit, rateLimit)}
+	return &Server{config: c, limit: rate.NewLimiter(rateLimit, 2*rateLimit), told: rate.Sometimes{First: 3, Interval: 10 * time.Second}}
 }
 
 // refused is the one answer to whoever has not proven to hold a token: unknown, expired, revoked, a wrong MAC and a
@@ -92,22 +110,22 @@ func refused() error { return status.Error(codes.PermissionDenied, "not admitted
 
 // Admit implements joinrpc.JoinServer.
 func (s *Server) Admit(ctx context.Context, r *pb.AdmitRequest) (*pb.AdmitResponse, error) {
-	if !s.limit.AllowN(s.config.Now(), 1) {
-		return nil, status.Error(codes.ResourceExhausted, "too many attempts to join; try again in a second")
-	}
 	admitter := s.config.Admitter()
-	if admitter == nil || proto.Size(r) > MaxRequest || len(r.TokenId) != idLen || len(r.Nonce) != nonceLen {
+	if admitter == nil || proto.Size(r) > maxRequest || len(r.TokenId) != idLen || len(r.Nonce) != nonceLen {
 		return nil, refused()
 	}
 	exp, err := exporterOf(ctx)
 	if err != nil {
-		s.config.Log.Warn("join request without a usable TLS session", "err", err)
+		s.told.Do(func() { s.config.Log.Warn("join request without a usable TLS session", "err", err) })
 		return nil, refused()
 	}
 	p, err := s.config.Tokens.prove(exp, r)
 	if err != nil {
-		s.config.Log.Warn("join refused", "err", err)
+		s.told.Do(func() { s.config.Log.Warn("join refused", "err", err) })
 		return nil, refused()
+	}
+	if now := s.config.Now(); !s.config.Tokens.allow(p, now) || !s.limit.AllowN(now, 1) {
+		return nil, status.Error(codes.ResourceExhausted, "too many attempts to join; try again in a second")
 	}
 	// From here on the client holds the secret: it may be told what is wrong.
 	out, err := s.admit(ctx, admitter, p, r)

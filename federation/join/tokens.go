@@ -12,6 +12,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	pb "isthmus.dev/isthmus/api/join"
 	"isthmus.dev/isthmus/federation/document"
 	"isthmus.dev/isthmus/internal/hint"
@@ -55,8 +57,10 @@ type Tokens struct {
 	dir *store.Dir
 	now func() time.Time
 
-	mu      sync.Mutex // guards records and serialises their files
+	mu      sync.Mutex // guards what follows, and serialises the files of records
 	records map[string]*record
+	// paces limit what the holder of a token may ask for.
+	paces map[string]*rate.Limiter
 }
 
 // OpenTokens reads the tokens of a folder. The clock nil means time.Now.
@@ -64,7 +68,7 @@ func OpenTokens(dir *store.Dir, now func() time.Time) (*Tokens, error) {
 	if now == nil {
 		now = time.Now
 	}
-	t := &Tokens{dir: dir, now: now, records: map[string]*record{}}
+	t := &Tokens{dir: dir, now: now, records: map[string]*record{}, paces: map[string]*rate.Limiter{}}
 	names, err := dir.List()
 	if err != nil {
 		return nil, err
@@ -156,6 +160,7 @@ func (t *Tokens) tidy(now time.Time) error {
 				return err
 			}
 			delete(t.records, id)
+			delete(t.paces, id)
 		}
 	}
 	return nil
@@ -254,6 +259,16 @@ func (t *Tokens) prove(exporter []byte, r *pb.AdmitRequest) (*proven, error) {
 		return nil, errRefused
 	}
 	return &proven{id: id, rec: rec}, nil
+}
+
+// allow tells whether a token may be used to ask again already.
+func (t *Tokens) allow(p *proven, now time.Time) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.paces[p.id] == nil {
+		t.paces[p.id] = rate.NewLimiter(tokenLimit, rateLimit)
+	}
+	return t.paces[p.id].AllowN(now, 1)
 }
 
 // use marks a token used, on disk, before anything is signed: exactly one key gets nil. After a crash or a lost answer

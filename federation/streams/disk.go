@@ -103,7 +103,7 @@ func (d disk) touched(name string) time.Time {
 	if err != nil || info.ModTime().After(now) {
 		return now
 	}
-	return info.ModTime()
+	return now.Add(-now.Sub(info.ModTime())) // with a monotonic reading: the clock may be set later
 }
 
 func (d disk) remove(name string) error {

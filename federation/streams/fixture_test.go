@@ -161,7 +161,7 @@ func (n *node) start() {
 	if err != nil {
 		t.Fatal(err)
 	}
-	g := grpc.NewServer(ServerOptions()...)
+	g := grpc.NewServer(ServerOptions(nil)...)
 	syncrpc.RegisterSyncServer(g, n.publisher)
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup

@@ -13,6 +13,7 @@ import (
 	pb "isthmus.dev/isthmus/api/catalogue"
 	"isthmus.dev/isthmus/api/document"
 	"isthmus.dev/isthmus/federation/catalog"
+	"isthmus.dev/isthmus/internal/foreign"
 	"isthmus.dev/isthmus/mesh"
 )
 
@@ -105,6 +106,13 @@ func (p *Publisher) Subscribers() map[mesh.ClusterName]mesh.CatalogueVersion {
 
 // receive passes requests on, at the rate a subscriber may have.
 func (s *stream) receive(ctx context.Context, requests chan<- *pb.SubscribeRequest) {
+	var fault error
+	defer func() {
+		if fault != nil {
+			s.cancel(fault)
+		}
+	}()
+	defer foreign.Guard(s.publisher.config.Log, "request of a subscriber", string(s.peer), &fault)
 	limit := rate.NewLimiter(requestsPerSecond, requestsAtOnce)
 	for {
 		r, err := s.grpc.Recv()

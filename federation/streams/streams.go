@@ -9,6 +9,7 @@ package streams
 
 import (
 	"fmt"
+	"log/slog"
 	"time"
 
 	"google.golang.org/grpc"
@@ -20,6 +21,8 @@ import (
 	pb "isthmus.dev/isthmus/api/catalogue"
 	"isthmus.dev/isthmus/federation/catalog"
 	"isthmus.dev/isthmus/federation/tunnel"
+	"isthmus.dev/isthmus/internal/foreign"
+	"isthmus.dev/isthmus/mesh"
 )
 
 // Timing of a stream. Both ends rely on these.
@@ -57,11 +60,11 @@ func documentFromWire(w *pb.DocumentVersion) DocumentVersion {
 }
 
 // ServerOptions are those of the gRPC server behind the tunnel: the peer's identity, bounds, and a keepalive that
-// frees the streams of peers that vanished.
-func ServerOptions() []grpc.ServerOption {
+// frees the streams of peers that vanished. A nil log is none.
+func ServerOptions(log *slog.Logger) []grpc.ServerOption {
 	return []grpc.ServerOption{
 		grpc.Creds(tunnel.Credentials()),
-		grpc.ForceServerCodecV2(codec{encoding.GetCodecV2("proto")}),
+		grpc.ForceServerCodecV2(codec{CodecV2: encoding.GetCodecV2("proto"), log: log}),
 		grpc.MaxRecvMsgSize(4 << 20), // evidence: one manifest
 		grpc.MaxSendMsgSize(catalog.MaxBytes),
 		grpc.MaxConcurrentStreams(16),
@@ -71,10 +74,15 @@ func ServerOptions() []grpc.ServerOption {
 	}
 }
 
-// codec bounds what comes before it is decoded.
-type codec struct{ encoding.CodecV2 }
+// codec bounds what comes before it is decoded. gRPC calls it outside of every interceptor.
+type codec struct {
+	encoding.CodecV2
+	log  *slog.Logger
+	peer mesh.ClusterName // empty: a server's, which has many
+}
 
-func (c codec) Unmarshal(data mem.BufferSlice, v any) error {
+func (c codec) Unmarshal(data mem.BufferSlice, v any) (err error) {
+	defer foreign.Guard(c.log, "message of a stream", string(c.peer), &err)
 	switch m := v.(type) {
 	case *pb.SubscribeResponse:
 		if data.Len() > catalog.MaxBytes {

@@ -16,6 +16,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/encoding"
 	"google.golang.org/grpc/status"
 
 	pb "isthmus.dev/isthmus/api/catalogue"
@@ -275,7 +276,7 @@ func raw(t *testing.T, a *node) (grpc.BidiStreamingClient[pb.SubscribeRequest, p
 	if err != nil {
 		t.Fatal(err)
 	}
-	client, err := overConn(conn)
+	client, err := overConn(conn, codec{CodecV2: encoding.GetCodecV2("proto")})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -457,7 +458,7 @@ func TestHostilePublisherWithdrawsNothing(t *testing.T) {
 				t.Fatal(err)
 			}
 			ctx, cancel := context.WithCancel(t.Context())
-			g := grpc.NewServer(ServerOptions()...)
+			g := grpc.NewServer(ServerOptions(nil)...)
 			syncrpc.RegisterSyncServer(g, &liar{lies: []*pb.SubscribeResponse{lie}})
 			var running sync.WaitGroup
 			running.Go(func() { server.Serve(ctx, l) })

@@ -14,6 +14,7 @@ import (
 
 	"isthmus.dev/isthmus/api/document"
 	"isthmus.dev/isthmus/federation/catalog"
+	"isthmus.dev/isthmus/internal/foreign"
 	"isthmus.dev/isthmus/mesh"
 	"isthmus.dev/isthmus/trust/anchor"
 )
@@ -131,11 +132,7 @@ func (s *Subscriber) load(ctx context.Context, name mesh.ClusterName) error {
 	if !ok {
 		return s.disk.remove(string(name))
 	}
-	wire, err := s.disk.read(string(name))
-	var held *catalog.Holding
-	if err == nil {
-		held, err = catalog.Verify(wire, from, nil)
-	}
+	held, err := s.stored(name, from)
 	if err != nil {
 		s.config.Log.Warn("catalogue on disk is of no use", "peer", name, "err", err)
 		return s.disk.remove(string(name))
@@ -144,6 +141,16 @@ func (s *Subscriber) load(ctx context.Context, name mesh.ClusterName) error {
 	p.hold(held)
 	p.heard = s.disk.touched(string(name))
 	return p.publish(ctx)
+}
+
+// stored reads and verifies one catalogue on disk. What a member sent once may have faults that are found now.
+func (s *Subscriber) stored(name mesh.ClusterName, from catalog.Exporter) (held *catalog.Holding, err error) {
+	defer foreign.Guard(s.config.Log, "catalogue on disk", string(name), &err)
+	wire, err := s.disk.read(string(name))
+	if err != nil {
+		return nil, err
+	}
+	return catalog.Verify(wire, from, nil)
 }
 
 // exporter is what the document says of another member.

@@ -19,6 +19,7 @@ import (
 	pb "isthmus.dev/isthmus/api/catalogue"
 	"isthmus.dev/isthmus/api/rpc/syncrpc"
 	"isthmus.dev/isthmus/federation/catalog"
+	"isthmus.dev/isthmus/internal/foreign"
 	"isthmus.dev/isthmus/mesh"
 )
 
@@ -98,10 +99,11 @@ func (p *subscription) wait(ctx context.Context, d time.Duration) bool {
 	for {
 		var grows <-chan time.Time // stale, later
 		if p.held != nil && !p.stale {
-			if p.observe().Stale {
+			// One function decides both: were they to disagree, this would spin.
+			if left := p.seen().UntilStale(time.Now()); left <= 0 {
 				p.hand(ctx)
 			} else {
-				grows = time.After(p.subscriber.config.StaleAfter - time.Since(p.heard) + time.Millisecond)
+				grows = time.After(left)
 			}
 		}
 		select {
@@ -118,8 +120,10 @@ func (p *subscription) wait(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// session is one stream, from dialling to its end. The error says why it ended.
-func (p *subscription) session(ctx context.Context) error {
+// session is one stream, from dialling to its end. The error says why it ended: a fault in what reads a member's words
+// is one more reason.
+func (p *subscription) session(ctx context.Context) (err error) {
+	defer foreign.Guard(p.subscriber.config.Log, "stream", string(p.name), &err)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	conn, err := p.subscriber.config.Dial(ctx, p.name)
@@ -127,7 +131,7 @@ func (p *subscription) session(ctx context.Context) error {
 		return err
 	}
 	defer conn.Close()
-	client, err := overConn(conn)
+	client, err := overConn(conn, codec{CodecV2: encoding.GetCodecV2("proto"), log: p.subscriber.config.Log, peer: p.name})
 	if err != nil {
 		return err
 	}
@@ -149,7 +153,7 @@ func (p *subscription) session(ctx context.Context) error {
 
 // overConn makes a gRPC client of one connection, which carries TLS already. When the connection ends, so does the
 // client: a new one is dialled by the caller.
-func overConn(conn net.Conn) (*grpc.ClientConn, error) {
+func overConn(conn net.Conn, c codec) (*grpc.ClientConn, error) {
 	once := make(chan net.Conn, 1)
 	once <- conn
 	return grpc.NewClient("passthrough:///tunnel",
@@ -163,7 +167,7 @@ func overConn(conn net.Conn) (*grpc.ClientConn, error) {
 			}
 		}),
 		grpc.WithDisableServiceConfig(), grpc.WithIdleTimeout(0),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(catalog.MaxBytes), grpc.ForceCodecV2(codec{encoding.GetCodecV2("proto")})),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(catalog.MaxBytes), grpc.ForceCodecV2(c)),
 	)
 }
 
@@ -218,8 +222,11 @@ func (p *subscription) hold(h *catalog.Holding) {
 
 // observe gives the catalogue as it is to be seen now.
 func (p *subscription) observe() *mesh.Catalogue {
-	now := time.Now()
-	return catalog.Observe(p.held, catalog.Heard{At: p.heard, Reachable: p.reachable, StaleAfter: p.subscriber.config.StaleAfter}, now)
+	return catalog.Observe(p.held, p.seen(), time.Now())
+}
+
+func (p *subscription) seen() catalog.Heard {
+	return catalog.Heard{At: p.heard, Reachable: p.reachable, StaleAfter: p.subscriber.config.StaleAfter}
 }
 
 // publish hands out what is held.

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/time/rate"
 
+	"isthmus.dev/isthmus/internal/foreign"
 	"isthmus.dev/isthmus/internal/hint"
 	"isthmus.dev/isthmus/mesh"
 	"isthmus.dev/isthmus/trust/anchor"
@@ -31,13 +32,26 @@ type Config struct {
 	JoinCertificate func() (*tls.Certificate, error)
 	// Gossip takes gossip connections and owns them. Nil closes them.
 	Gossip func(peer mesh.ClusterName, conn net.Conn)
-	// HandshakeTimeout bounds one handshake, and how long a finished one waits for its taker; default 3 s.
+	// HandshakeTimeout bounds one handshake, and how long a finished one waits for its taker; default 5 s.
 	HandshakeTimeout time.Duration
-	// MaxHandshakes at a time; further connections wait in the socket's queue. Default 256. More let a flood use more
-	// memory (about 20 KiB each), fewer let it keep others out.
+	// MaxHandshakes at a time of each kind: of joiners, of members, and of those that have not named a server yet. The
+	// oldest makes room for the newest. Default 256. More let a flood use more memory (about 20 KiB each); with fewer, a
+	// slower one keeps others out: it has to begin so many while an honest one finishes.
 	MaxHandshakes int
 	Log           *slog.Logger // nil: none
 }
+
+// Bounds of connections whose handshake is done.
+const (
+	// maxJoins at a time; the oldest makes room for the newest.
+	maxJoins = 128
+	// joinLife bounds a joiner's connection: more than a joiner waits for its answer (join.Config).
+	joinLife = 15 * time.Second
+	// joinBytes is what a joiner may send, in bytes: one request of 4 KiB and what HTTP/2 adds.
+	joinBytes = 16 << 10
+	// maxOfMember at a time, catalogue streams and gossip together; the oldest makes room for the newest.
+	maxOfMember = 32
+)
 
 // Validate names the field that is missing.
 func (c *Config) Validate() error {
@@ -57,11 +71,18 @@ func (c *Config) Validate() error {
 // Server ends TLS of connections the gateway passes on.
 type Server struct {
 	config Config
-	tls    *tls.Config
 	sync   *handout
 	join   *handout
 	// clocks is how often wrong clocks are told of.
 	clocks rate.Sometimes
+	// silent, joiners and members are handshakes under way: before the server name is known, for joining, for the rest.
+	silent, joiners, members share
+	// joined are joiners' connections with TLS done.
+	joined share
+
+	mu sync.Mutex // guards of
+	// of has each member's connections with TLS done.
+	of map[mesh.ClusterName]*share
 }
 
 // errUnknown refuses a server name. Whether it is unknown, not this cluster's or not in use is not told apart.
@@ -73,7 +94,7 @@ func NewServer(c Config) (*Server, error) {
 		return nil, err
 	}
 	if c.HandshakeTimeout == 0 {
-		c.HandshakeTimeout = 3 * time.Second
+		c.HandshakeTimeout = 5 * time.Second
 	}
 	if c.MaxHandshakes == 0 {
 		c.MaxHandshakes = 256
@@ -81,10 +102,11 @@ func NewServer(c Config) (*Server, error) {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &Server{config: c, clocks: rate.Sometimes{Interval: time.Minute}, sync: newHandout("sync"), join: newHandout("join")}
-	s.tls = anchor.Base()
-	s.tls.GetConfigForClient = s.choose
-	return s, nil
+	return &Server{
+		config: c, clocks: rate.Sometimes{Interval: time.Minute}, sync: newHandout("sync"), join: newHandout("join"),
+		silent: share{most: c.MaxHandshakes}, joiners: share{most: c.MaxHandshakes}, members: share{most: c.MaxHandshakes},
+		joined: share{most: maxJoins}, of: map[mesh.ClusterName]*share{},
+	}, nil
 }
 
 // Sync gives the connections of members for gRPC (catalogue streams, membership). Peers are verified.
@@ -107,13 +129,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		s.sync.Close()
 		s.join.Close()
 	}()
-	free := make(chan struct{}, s.config.MaxHandshakes)
 	for {
-		select {
-		case free <- struct{}{}:
-		case <-ctx.Done():
-			return nil
-		}
 		conn, err := l.Accept()
 		switch {
 		case ctx.Err() != nil:
@@ -122,7 +138,6 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 			}
 			return nil
 		case err != nil && isTemporary(err):
-			<-free
 			// Out of file descriptors, most likely: give others time to finish.
 			select {
 			case <-time.After(50 * time.Millisecond):
@@ -132,10 +147,9 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		case err != nil:
 			return fmt.Errorf("accept federation connection on %s: %w", l.Addr(), err)
 		}
-		handshakes.Go(func() {
-			defer func() { <-free }()
-			s.handshake(ctx, conn)
-		})
+		p := &place{conn: conn}
+		p.enter(&s.silent)
+		handshakes.Go(func() { s.handshake(ctx, p) })
 	}
 }
 
@@ -145,11 +159,21 @@ func isTemporary(err error) bool {
 	return errors.As(err, &e) && e.Temporary()
 }
 
-// handshake finishes TLS and hands the connection out.
-func (s *Server) handshake(ctx context.Context, raw net.Conn) {
+// handshake finishes TLS and hands the connection out. A fault in what reads the peer's bytes costs its connection.
+func (s *Server) handshake(ctx context.Context, p *place) {
+	handed := false
+	defer func() {
+		if !handed {
+			p.leave()
+			p.conn.Close()
+		}
+	}()
+	defer foreign.Guard(s.config.Log, "federation handshake", "", nil)
 	ctx, cancel := context.WithTimeout(ctx, s.config.HandshakeTimeout)
 	defer cancel()
-	conn := tls.Server(raw, s.tls)
+	config := anchor.Base()
+	config.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) { return s.choose(p, hello) }
+	conn := tls.Server(p.conn, config)
 	if err := conn.HandshakeContext(ctx); err != nil {
 		s.config.Log.Debug("federation handshake refused", "err", err)
 		if hint.CodeOf(err) == ca.CodeClock {
@@ -158,34 +182,58 @@ func (s *Server) handshake(ctx context.Context, raw net.Conn) {
 				s.config.Log.Warn("a peer's certificate is not valid now: is a clock wrong?", "err", err, "hint", hint.Of(err))
 			})
 		}
-		raw.Close()
 		return
 	}
-	state := conn.ConnectionState()
-	switch state.NegotiatedProtocol {
-	case mesh.ALPNJoin:
-		s.join.give(ctx, conn)
-		return
-	case mesh.ALPNSync:
-		s.sync.give(ctx, conn)
-		return
-	case mesh.ALPNGossip:
-		if peer, ok := PeerOf(state); ok && s.config.Gossip != nil {
-			s.config.Gossip(peer, conn)
-			return
-		}
-	}
-	conn.Close() // a client that named no protocol, or one nobody takes
+	handed = s.hand(ctx, p, conn)
 }
 
-// choose gives the TLS configuration of a server name.
-func (s *Server) choose(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+// hand gives a connection to its taker, who closes it; false if nobody takes it.
+func (s *Server) hand(ctx context.Context, p *place, conn *tls.Conn) bool {
+	c, state := &established{Conn: conn, place: p}, conn.ConnectionState()
+	if state.NegotiatedProtocol == mesh.ALPNJoin {
+		p.enter(&s.joined)
+		c.rest, c.end = joinBytes, time.AfterFunc(joinLife, func() { p.conn.Close() })
+		s.join.give(ctx, c)
+		return true
+	}
+	peer, ok := PeerOf(state)
+	if !ok {
+		return false // the verifier lets nobody else pass
+	}
+	switch state.NegotiatedProtocol {
+	case mesh.ALPNSync:
+		p.enter(s.shareOf(peer))
+		s.sync.give(ctx, c)
+		return true
+	case mesh.ALPNGossip:
+		if s.config.Gossip != nil {
+			p.enter(s.shareOf(peer))
+			s.config.Gossip(peer, c)
+			return true
+		}
+	}
+	return false // a client that named no protocol, or one nobody takes
+}
+
+// shareOf is what a member may have open. There are as many as members there ever were.
+func (s *Server) shareOf(peer mesh.ClusterName) *share {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.of[peer] == nil {
+		s.of[peer] = &share{most: maxOfMember}
+	}
+	return s.of[peer]
+}
+
+// choose gives the TLS configuration of a server name, and moves the handshake to that kind's share.
+func (s *Server) choose(p *place, hello *tls.ClientHelloInfo) (*tls.Config, error) {
 	t := s.config.Trust()
 	if t == nil {
 		return nil, errUnknown
 	}
 	switch hello.ServerName {
 	case mesh.FederationSNI(t.Self, t.Federation):
+		p.enter(&s.members)
 		return anchor.TLS{
 			Verifier: s.config.Verifier, Certificate: s.config.Certificate,
 			Allow: anchor.Path(mesh.PathFederation), Protocols: []string{mesh.ALPNSync, mesh.ALPNGossip},
@@ -195,6 +243,7 @@ func (s *Server) choose(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 		if !ok || !self.Authority || s.config.JoinCertificate == nil {
 			return nil, errUnknown
 		}
+		p.enter(&s.joiners)
 		c := anchor.Base()
 		c.NextProtos = []string{mesh.ALPNJoin}
 		c.GetCertificate = func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return s.config.JoinCertificate() }

@@ -54,7 +54,7 @@ func Credentials() credentials.TransportCredentials { return done{} }
 type done struct{}
 
 func (done) ServerHandshake(c net.Conn) (net.Conn, credentials.AuthInfo, error) {
-	t, ok := c.(*tls.Conn)
+	t, ok := c.(*established)
 	if !ok {
 		return nil, nil, errors.New("connection does not come from the tunnel")
 	}

@@ -185,7 +185,7 @@ func TestJoinShowsTheRoot(t *testing.T) {
 	if last := chain[len(chain)-1]; !bytes.Equal(last.Raw, f.ca.Root().Raw) {
 		t.Errorf("chain ends with %s, want the root", last.Subject)
 	}
-	state := accepted.(*tls.Conn).ConnectionState()
+	state := accepted.(*established).ConnectionState()
 	if _, ok := PeerOf(state); ok {
 		t.Error("a joiner without certificate has a name")
 	}

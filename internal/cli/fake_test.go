@@ -50,7 +50,7 @@ func serveFake(socket, log string, cleanup func(func())) error {
 		return err
 	}
 	f := &fake{log: file}
-	options := append(wire.ServerOptions(), grpc.ChainUnaryInterceptor(f.record))
+	options := append(wire.ServerOptions(nil), grpc.ChainUnaryInterceptor(f.record))
 	server := grpc.NewServer(options...)
 	adminrpc.RegisterConfigServer(server, f)
 	adminrpc.RegisterFederationServer(server, f)

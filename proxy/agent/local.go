@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"isthmus.dev/isthmus/internal/hint/wire"
 	"isthmus.dev/isthmus/xds"
 	"isthmus.dev/isthmus/xds/stream"
 )
@@ -46,7 +47,7 @@ func (a *Agent) listenADS() (net.Listener, error) {
 
 // serveADS serves Envoy until ctx ends.
 func (a *Agent) serveADS(ctx context.Context, l net.Listener) error {
-	server := grpc.NewServer(grpc.MaxRecvMsgSize(stream.MaxMessage))
+	server := grpc.NewServer(append(wire.ServerOptions(a.cfg.Log), grpc.MaxRecvMsgSize(stream.MaxMessage))...)
 	discoveryv3.RegisterAggregatedDiscoveryServiceServer(server, &local{hub: a.hub})
 	failed := make(chan error, 1)
 	go func() { failed <- server.Serve(l) }()

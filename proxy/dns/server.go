@@ -24,6 +24,7 @@ import (
 	wire "github.com/miekg/dns"
 	"golang.org/x/sys/unix"
 
+	"isthmus.dev/isthmus/internal/foreign"
 	"isthmus.dev/isthmus/internal/hint"
 )
 
@@ -185,8 +186,8 @@ func (s *Server) serveUDP(ctx context.Context) error {
 		if err != nil {
 			continue // what the kernel reports of an earlier answer that nobody took
 		}
-		query := new(wire.Msg)
-		if query.Unpack(packet[:n]) != nil {
+		query, err := unpack(packet[:n])
+		if err != nil {
 			continue // malformed: an answer could only help who forged it
 		}
 		send := func(reply *wire.Msg) {
@@ -197,7 +198,7 @@ func (s *Server) serveUDP(ctx context.Context) error {
 		reply, what := s.table.Load().reply(query)
 		switch {
 		case what == ignored:
-		case what == foreign && len(s.config.Upstreams) > 0:
+		case what == elsewhere && len(s.config.Upstreams) > 0:
 			forward, release := s.place()
 			if !forward {
 				send(withCode(reply, wire.RcodeServerFailure))
@@ -270,7 +271,7 @@ func (s *Server) serveConn(ctx context.Context, conn net.Conn) {
 		if what == ignored {
 			return
 		}
-		if what == foreign && len(s.config.Upstreams) > 0 {
+		if what == elsewhere && len(s.config.Upstreams) > 0 {
 			if forward, release := s.place(); forward {
 				reply = s.forward(ctx, query, reply, false)
 				release()
@@ -290,15 +291,18 @@ func (s *Server) serveConn(ctx context.Context, conn net.Conn) {
 
 // readMessage reads one message with its length (RFC 1035, section 4.2.2).
 func readMessage(r io.Reader) (*wire.Msg, error) {
-	var length [2]byte
-	if _, err := io.ReadFull(r, length[:]); err != nil {
+	framed := foreign.From("DNS over TCP", r, 2+wire.MaxMsgSize)
+	bytes := framed.Frame("message", wire.MaxMsgSize)
+	if err := framed.Err(); err != nil {
 		return nil, err
 	}
-	bytes := make([]byte, binary.BigEndian.Uint16(length[:]))
-	if _, err := io.ReadFull(r, bytes); err != nil {
-		return nil, err
-	}
-	message := new(wire.Msg)
+	return unpack(bytes)
+}
+
+// unpack decodes a message. A fault of the library costs that message.
+func unpack(bytes []byte) (message *wire.Msg, err error) {
+	defer foreign.Guard(nil, "DNS message", "", &err)
+	message = new(wire.Msg)
 	return message, message.Unpack(bytes)
 }
 

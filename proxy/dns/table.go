@@ -52,9 +52,9 @@ func newTable(namespace string, addresses map[string]netip.Addr) (*table, []stri
 type verdict int
 
 const (
-	answered verdict = iota // the reply is complete
-	ignored                 // no reply: it was no query, and whoever sent it may not be who it says
-	foreign                 // the reply is NXDOMAIN, for where there is nobody else to ask
+	answered  verdict = iota // the reply is complete
+	ignored                  // no reply: it was no query, and whoever sent it may not be who it says
+	elsewhere                // the reply is NXDOMAIN, for where there is nobody else to ask
 )
 
 // reply answers one query from the table; t is nil as long as there is none.
@@ -95,7 +95,7 @@ func (t *table) reply(query *wire.Msg) (*wire.Msg, verdict) {
 		return reply, answered
 	}
 	if zone(name) == "" && !t.parents[name] {
-		return withCode(reply, wire.RcodeNameError), foreign
+		return withCode(reply, wire.RcodeNameError), elsewhere
 	}
 	reply.Authoritative = true
 	reply.Ns = authority(name)

@@ -63,7 +63,7 @@ func TestReply(t *testing.T) {
 		{"short, of the own namespace", "ratings", wire.TypeA, "NOERROR 240.240.0.1 aa", answered},
 		{"short, of another namespace", "billing.pay", wire.TypeA, "NOERROR 240.240.0.3 aa", answered},
 		{"up to svc", "billing.pay.svc", wire.TypeA, "NOERROR 240.240.0.3 aa", answered},
-		{"short names are not of other namespaces", "billing", wire.TypeA, "NXDOMAIN", foreign},
+		{"short names are not of other namespaces", "billing", wire.TypeA, "NXDOMAIN", elsewhere},
 		{"a name outside the mesh's zones that is in the table", "api.example.com", wire.TypeA, "NOERROR 240.240.0.4 aa", answered},
 		{"no IPv6 address: empty, the name exists", "ratings.shop.svc.cluster.local", wire.TypeAAAA, "NOERROR aa soa=cluster.local.", answered},
 		{"the same of a short name, which is in no zone", "ratings", wire.TypeAAAA, "NOERROR aa", answered},
@@ -76,10 +76,10 @@ func TestReply(t *testing.T) {
 		{"a name above others exists", "shop.svc.cluster.local", wire.TypeA, "NOERROR aa soa=cluster.local.", answered},
 		{"the zone exists", "clusterset.local", wire.TypeNS, "NOERROR aa soa=clusterset.local.", answered},
 		{"below a service there is nothing", "a.ratings.shop.svc.cluster.local", wire.TypeA, "NXDOMAIN aa soa=cluster.local.", answered},
-		{"another zone that ends alike", "notcluster.local", wire.TypeA, "NXDOMAIN", foreign},
-		{"a stranger's name", "www.example.org", wire.TypeA, "NXDOMAIN", foreign},
-		{"a dot inside a label is no separator", `ratings\.shop`, wire.TypeA, "NXDOMAIN", foreign},
-		{"the root", ".", wire.TypeNS, "NXDOMAIN", foreign},
+		{"another zone that ends alike", "notcluster.local", wire.TypeA, "NXDOMAIN", elsewhere},
+		{"a stranger's name", "www.example.org", wire.TypeA, "NXDOMAIN", elsewhere},
+		{"a dot inside a label is no separator", `ratings\.shop`, wire.TypeA, "NXDOMAIN", elsewhere},
+		{"the root", ".", wire.TypeNS, "NXDOMAIN", elsewhere},
 	} {
 		query := question(tc.name, tc.qtype)
 		reply, got := table.reply(query)

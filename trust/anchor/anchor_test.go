@@ -125,6 +125,8 @@ func TestTLS(t *testing.T) {
 		{"anonymous is allowed, a bad certificate is not", anchor.TLS{Verifier: verifier, Certificate: east, Allow: members, Anonymous: true},
 			anchor.TLS{Verifier: verifier, Certificate: north, Allow: members}, "not a member"},
 		{"no verifier yet", anchor.TLS{Verifier: func() *anchor.Verifier { return nil }, Certificate: east, Allow: members}, anchor.TLS{Verifier: verifier, Certificate: west, Allow: members}, "in no federation"},
+		{"a fault in our code", anchor.TLS{Verifier: verifier, Certificate: east, Allow: func(anchor.Peer) error { panic("a fault") }},
+			anchor.TLS{Verifier: verifier, Certificate: west, Allow: members}, "panic: a fault"},
 		{"a rule was forgotten", anchor.TLS{Verifier: verifier, Certificate: east}, anchor.TLS{Verifier: verifier, Certificate: west, Allow: members}, "no rule"},
 	}
 	for _, test := range tests {

@@ -62,7 +62,13 @@ func (t TLS) Client() *tls.Config {
 }
 
 func (t TLS) verify(usage Usage, anonymous bool) func(tls.ConnectionState) error {
-	return func(state tls.ConnectionState) error {
+	return func(state tls.ConnectionState) (err error) {
+		// gRPC makes handshakes on its own goroutines: a fault in what reads a stranger's certificate costs the connection.
+		defer func() {
+			if p := recover(); p != nil {
+				err = fmt.Errorf("verify peer: panic: %v", p)
+			}
+		}()
 		if anonymous && len(state.PeerCertificates) == 0 {
 			return nil
 		}

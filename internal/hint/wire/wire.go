@@ -9,12 +9,16 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"log/slog"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 
+	"isthmus.dev/isthmus/internal/foreign"
 	"isthmus.dev/isthmus/internal/hint"
 )
 
@@ -108,17 +112,45 @@ func Error(err error) error {
 	return failure
 }
 
-// ServerOptions make every method of a server answer through Status.
-func ServerOptions() []grpc.ServerOption {
+// ServerOptions make every method of a server answer through Status. A panic in a method ends that call and no more: it is
+// logged with its peer. A nil log is none.
+func ServerOptions(log *slog.Logger) []grpc.ServerOption {
 	return []grpc.ServerOption{
-		grpc.ChainUnaryInterceptor(func(ctx context.Context, request any, _ *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (any, error) {
-			response, err := handle(ctx, request)
+		grpc.ChainUnaryInterceptor(func(ctx context.Context, request any, info *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (any, error) {
+			response, err := guarded(ctx, log, info.FullMethod, func() (any, error) { return handle(ctx, request) })
 			return response, Status(err)
 		}),
-		grpc.ChainStreamInterceptor(func(server any, stream grpc.ServerStream, _ *grpc.StreamServerInfo, handle grpc.StreamHandler) error {
-			return Status(handle(server, stream))
+		grpc.ChainStreamInterceptor(func(server any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handle grpc.StreamHandler) error {
+			_, err := guarded(stream.Context(), log, info.FullMethod, func() (any, error) { return nil, handle(server, stream) })
+			return Status(err)
 		}),
 	}
+}
+
+// guarded runs one method. What has panicked is a fault of ours, and the caller learns no more than that.
+func guarded(ctx context.Context, log *slog.Logger, method string, run func() (any, error)) (response any, err error) {
+	finished := false
+	defer func() {
+		if !finished {
+			response, err = nil, status.Error(codes.Internal, "a fault in the server ended this call")
+		}
+	}()
+	defer foreign.Guard(log, method, peerName(ctx), nil)
+	response, err = run()
+	finished = true
+	return response, err
+}
+
+// peerName is who calls, for the log: its certificate's identity, else its address.
+func peerName(ctx context.Context) string {
+	p, ok := peer.FromContext(ctx)
+	if !ok {
+		return ""
+	}
+	if info, ok := p.AuthInfo.(credentials.TLSInfo); ok && len(info.State.PeerCertificates) > 0 && len(info.State.PeerCertificates[0].URIs) > 0 {
+		return info.State.PeerCertificates[0].URIs[0].String()
+	}
+	return p.Addr.String()
 }
 
 // ClientOptions make every call of a connection return through Error. Errors of a stream's messages are the caller's
