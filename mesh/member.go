@@ -43,6 +43,9 @@ type Trust struct {
 	Term, Seq uint64
 	// Members in document order (the order of admission), self included.
 	Members []Member
+	// Refused were members until they were evicted, or are blocked here. The anchor keeps them out; this ends
+	// what they have open. Who left by itself is not among them.
+	Refused []ClusterName
 	// AnchorPEM are the local anchors, PEM: what proxies trust instead of the
 	// root. It permits exactly the hosts of Members.
 	AnchorPEM []byte

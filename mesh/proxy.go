@@ -10,6 +10,10 @@ const (
 	EastWest ProxyKind = "gateway"
 )
 
+// InboundListener is the name of the listener by which others reach a sidecar's workload. The bootstrap bounds the
+// connections of the listener of that name, the control plane sends it.
+const InboundListener = "inbound"
+
 // ProxyID names one proxy and its role, as its certificate has them. No two proxies of a cluster share one.
 type ProxyID struct {
 	Kind                ProxyKind

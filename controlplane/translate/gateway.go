@@ -59,10 +59,10 @@ func (v *view) gatewayListener(m *mesh.Member, ports []uint32) *listenerv3.Liste
 		Name:             gatewayListener,
 		Address:          socketAddress("0.0.0.0", ports[0]),
 		TrafficDirection: corev3.TrafficDirection_INBOUND,
-		ListenerFilters: []*listenerv3.ListenerFilter{{
-			Name:       "envoy.filters.listener.tls_inspector",
-			ConfigType: &listenerv3.ListenerFilter_TypedConfig{TypedConfig: pack(&tlsinspectorv3.TlsInspector{})},
-		}},
+		ListenerFilters:  []*listenerv3.ListenerFilter{tlsInspector()},
+		// Until the server name is known. From then on the handshake is the sidecar's, or the control plane's, which bounds
+		// it and with it the connection here.
+		ListenerFiltersTimeout: duration(handshakeTimeout),
 		FilterChains: []*listenerv3.FilterChain{
 			{
 				Name:             federation,
@@ -83,6 +83,14 @@ func (v *view) gatewayListener(m *mesh.Member, ports []uint32) *listenerv3.Liste
 		l.AdditionalAddresses = append(l.AdditionalAddresses, &listenerv3.AdditionalAddress{Address: socketAddress("0.0.0.0", p)})
 	}
 	return l
+}
+
+// tlsInspector reads server name and protocols from the first bytes of a handshake.
+func tlsInspector() *listenerv3.ListenerFilter {
+	return &listenerv3.ListenerFilter{
+		Name:       "envoy.filters.listener.tls_inspector",
+		ConfigType: &listenerv3.ListenerFilter_TypedConfig{TypedConfig: pack(&tlsinspectorv3.TlsInspector{})},
+	}
 }
 
 // federationCluster is the control plane's own endpoint on the gateway port.

@@ -84,6 +84,9 @@ const (
 	tcpPort  = 17000
 	bossPort = 18081
 	grpcPort = 19090
+	// sharedPort is of services that disagree about its protocol. An application of its own stands behind each protocol's
+	// cluster, so that the answer tells which was taken.
+	sharedPort = 19191
 )
 
 // cluster is the snapshot of a member with these pods, one a slot.
@@ -182,7 +185,11 @@ func (l *lab) server(s *mesh.Snapshot, pod int) (stopApp func()) {
 	httpAddr, stopHTTP := l.httpApp(name)
 	tcpAddr, stopTCP := l.tcpApp(name)
 	grpcAddr, stopGRPC := l.grpcApp(name)
-	apps := map[string]string{InboundName(grpcPort): grpcAddr, InboundName(httpPort): httpAddr, InboundName(bossPort): httpAddr, InboundName(tcpPort): tcpAddr}
+	shared := &appPort{number: sharedPort, services: map[mesh.Protocol][]*mesh.Service{mesh.HTTP: {{}}, mesh.GRPC: {{}}, mesh.TCP: {{}}}}
+	apps := map[string]string{
+		InboundName(grpcPort): grpcAddr, InboundName(httpPort): httpAddr, InboundName(bossPort): httpAddr, InboundName(tcpPort): tcpAddr,
+		shared.name(mesh.HTTP): httpAddr, shared.name(mesh.GRPC): grpcAddr, shared.name(mesh.TCP): tcpAddr,
+	}
 	for _, c := range b.clusters {
 		if addr, ok := apps[c["name"].(string)]; ok {
 			at := netip.MustParseAddrPort(addr)
@@ -217,7 +224,8 @@ func (l *lab) client(s *mesh.Snapshot) map[string]string {
 	return ports
 }
 
-// split makes a listener of every chain of the listener called name.
+// split makes a listener of every address and port that chains of the listener called name are for. What looks into the
+// handshake, if anything, goes along.
 func split(listeners []object, name string, where func(chain object) (string, int)) []object {
 	var out []object
 	for _, l := range listeners {
@@ -225,14 +233,28 @@ func split(listeners []object, name string, where func(chain object) (string, in
 			out = append(out, l)
 			continue
 		}
+		var inspectors []any
+		for _, f := range l["listenerFilters"].([]any) {
+			if f.(object)["name"] != "envoy.filters.listener.original_dst" {
+				inspectors = append(inspectors, f)
+			}
+		}
+		byAddress := map[string]object{}
 		for _, c := range l["filterChains"].([]any) {
 			chain := c.(object)
 			addr, port := where(chain)
-			delete(chain, "filterChainMatch")
-			out = append(out, object{
-				"name": chain["name"], "filterChains": []any{chain},
-				"address": object{"socketAddress": object{"address": addr, "portValue": port}},
-			})
+			delete(chain["filterChainMatch"].(object), "destinationPort")
+			delete(chain["filterChainMatch"].(object), "prefixRanges")
+			key := fmt.Sprint(addr, port)
+			if byAddress[key] == nil {
+				byAddress[key] = object{
+					"name": chain["name"], "listenerFilters": inspectors, "listenerFiltersTimeout": l["listenerFiltersTimeout"],
+					"address": object{"socketAddress": object{"address": addr, "portValue": port}},
+				}
+				out = append(out, byAddress[key])
+			}
+			chains, _ := byAddress[key]["filterChains"].([]any)
+			byAddress[key]["filterChains"] = append(chains, chain)
 		}
 	}
 	return out

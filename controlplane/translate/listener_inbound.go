@@ -1,6 +1,7 @@
 package translate
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 
@@ -31,11 +32,32 @@ const (
 	rbacFilter     = "envoy.filters.http.rbac"
 )
 
-// appPort is one port the application of this proxy serves.
+// appPort is one port the application of this proxy serves. Where services disagree about its protocol, it is served in
+// each of them: TCP has a chain of its own, because only HTTP offers an ALPN protocol at the handshake; HTTP and gRPC are
+// told apart by the request.
 type appPort struct {
 	number   uint32
-	protocol mesh.Protocol
-	services []*mesh.Service // by name
+	services map[mesh.Protocol][]*mesh.Service // by name
+}
+
+// protocols are those of the port, in a fixed order.
+func (p *appPort) protocols() []mesh.Protocol {
+	return slices.DeleteFunc([]mesh.Protocol{mesh.HTTP, mesh.GRPC, mesh.TCP}, func(protocol mesh.Protocol) bool {
+		return len(p.services[protocol]) == 0
+	})
+}
+
+// name is the application's cluster for a protocol; that of the first also names routes and chain.
+func (p *appPort) name(protocol mesh.Protocol) string {
+	if protocol == p.protocols()[0] {
+		return InboundName(p.number)
+	}
+	return fmt.Sprintf("inbound|%d|%s|", p.number, protocol)
+}
+
+// http are the services that speak HTTP or gRPC on the port.
+func (p *appPort) http() []*mesh.Service {
+	return slices.Concat(p.services[mesh.HTTP], p.services[mesh.GRPC])
 }
 
 // inbound adds the server side of a sidecar: a chain for each port the workload serves. Any other port is closed. A
@@ -50,26 +72,35 @@ func (v *view) inbound(out set) {
 		return
 	}
 	l := &listenerv3.Listener{
-		Name:             inboundListener,
-		Address:          socketAddress("0.0.0.0", InboundPort),
-		TrafficDirection: corev3.TrafficDirection_INBOUND,
-		ListenerFilters:  []*listenerv3.ListenerFilter{originalDst()},
+		Name:                   inboundListener,
+		Address:                socketAddress("0.0.0.0", InboundPort),
+		TrafficDirection:       corev3.TrafficDirection_INBOUND,
+		ListenerFilters:        []*listenerv3.ListenerFilter{originalDst()},
+		ListenerFiltersTimeout: duration(handshakeTimeout),
 	}
 	for _, p := range ports {
-		callers := v.callers(p.services)
-		out.add(xds.ClusterType, InboundName(p.number), appCluster(w, p))
-		if p.protocol.IsHTTP() {
-			out.add(xds.RouteType, InboundName(p.number), v.inboundRoutes(p, callers))
-			l.FilterChains = append(l.FilterChains, inboundChain(p, inboundHTTPContext(), inboundHTTP(p)...))
-		} else {
-			l.FilterChains = append(l.FilterChains, inboundChain(p, v.inboundTCPContext(callers), v.inboundTCP(p, callers)...))
+		for _, protocol := range p.protocols() {
+			out.add(xds.ClusterType, p.name(protocol), appCluster(w, p, protocol))
+		}
+		web, raw := p.http(), p.services[mesh.TCP]
+		if len(web) > 0 {
+			out.add(xds.RouteType, InboundName(p.number), v.inboundRoutes(p, v.callers(web)))
+			l.FilterChains = append(l.FilterChains, inboundChain(p, p.protocols()[0], inboundHTTPContext(), inboundHTTP(p)...))
+		}
+		if len(raw) > 0 {
+			callers := v.callers(raw)
+			l.FilterChains = append(l.FilterChains, inboundChain(p, mesh.TCP, v.inboundTCPContext(callers), v.inboundTCP(p, callers)...))
+		}
+		// To look into the handshake costs every connection of the listener; nobody has to wait longer for it, since each of
+		// its connections begins with one.
+		if len(web) > 0 && len(raw) > 0 && len(l.ListenerFilters) == 1 {
+			l.ListenerFilters = append(l.ListenerFilters, tlsInspector())
 		}
 	}
 	out.add(xds.ListenerType, inboundListener, l)
 }
 
-// appPorts are the ports of the workload's services, by number. Where services disagree about the protocol of one
-// port, the first by name decides.
+// appPorts are the ports of the workload's services, by number.
 func (v *view) appPorts(w *mesh.Workload) []*appPort {
 	byNumber := map[uint32]*appPort{}
 	for _, name := range slices.SortedFunc(maps.Keys(v.s.Config.Services), compareServices) {
@@ -80,9 +111,13 @@ func (v *view) appPorts(w *mesh.Workload) []*appPort {
 		for _, p := range svc.Ports {
 			n := targetPort(w, p)
 			if byNumber[n] == nil {
-				byNumber[n] = &appPort{number: n, protocol: p.Protocol}
+				byNumber[n] = &appPort{number: n, services: map[mesh.Protocol][]*mesh.Service{}}
 			}
-			byNumber[n].services = append(byNumber[n].services, svc)
+			protocol := p.Protocol
+			if !protocol.IsHTTP() {
+				protocol = mesh.TCP
+			}
+			byNumber[n].services[protocol] = append(byNumber[n].services[protocol], svc)
 		}
 	}
 	var out []*appPort
@@ -102,12 +137,18 @@ func compareServices(a, b mesh.ServiceName) int {
 	return 0
 }
 
-func inboundChain(p *appPort, tls *tlsv3.DownstreamTlsContext, filters ...*listenerv3.Filter) *listenerv3.FilterChain {
+func inboundChain(p *appPort, protocol mesh.Protocol, tls *tlsv3.DownstreamTlsContext, filters ...*listenerv3.Filter) *listenerv3.FilterChain {
+	match := &listenerv3.FilterChainMatch{DestinationPort: u32(p.number)}
+	if protocol.IsHTTP() && len(p.services[mesh.TCP]) > 0 {
+		match.ApplicationProtocols = []string{alpnHTTP}
+	}
 	return &listenerv3.FilterChain{
-		Name:             InboundName(p.number),
-		FilterChainMatch: &listenerv3.FilterChainMatch{DestinationPort: u32(p.number)},
+		Name:             p.name(protocol),
+		FilterChainMatch: match,
 		TransportSocket:  transportSocket(tls),
-		Filters:          filters,
+		// A stranger who connects and says nothing more is not kept.
+		TransportSocketConnectTimeout: duration(handshakeTimeout),
+		Filters:                       filters,
 	}
 }
 
@@ -121,9 +162,9 @@ func inboundHTTPContext() *tlsv3.DownstreamTlsContext {
 
 // inboundTCPContext admits the callers only: where the server speaks first, rules that wait for the client's first
 // byte come too late.
-func (v *view) inboundTCPContext(callers []mesh.ClusterName) *tlsv3.DownstreamTlsContext {
+func (v *view) inboundTCPContext(c callers) *tlsv3.DownstreamTlsContext {
 	common := commonContext(false)
-	common.ValidationContextType = combined(AnchorSecret, []*tlsv3.SubjectAltNameMatcher{uriMatcher(regex(v.identityRegex(callers)))})
+	common.ValidationContextType = combined(AnchorSecret, []*tlsv3.SubjectAltNameMatcher{uriMatcher(regex(v.callerRegex(c)))})
 	return downstreamContext(common)
 }
 
@@ -154,44 +195,61 @@ func inboundHTTP(p *appPort) []*listenerv3.Filter {
 
 // inboundRoutes sends everything to the application, from whom may call it. It arrives by RDS, so that a revocation
 // acts on the next request of a connection that lives on.
-func (v *view) inboundRoutes(p *appPort, callers []mesh.ClusterName) *routev3.RouteConfiguration {
+func (v *view) inboundRoutes(p *appPort, c callers) *routev3.RouteConfiguration {
 	return &routev3.RouteConfiguration{
 		Name: InboundName(p.number),
 		VirtualHosts: []*routev3.VirtualHost{{
 			Name: InboundName(p.number), Domains: []string{"*"},
 			TypedPerFilterConfig: map[string]*anypb.Any{
-				rbacFilter: pack(&httprbacv3.RBACPerRoute{Rbac: &httprbacv3.RBAC{Rules: v.rbac(callers)}}),
+				rbacFilter: pack(&httprbacv3.RBACPerRoute{Rbac: &httprbacv3.RBAC{Rules: v.rbac(c)}}),
 			},
-			Routes: []*routev3.Route{{
-				Name:  "default",
-				Match: anyPath(),
-				Action: &routev3.Route_Route{Route: &routev3.RouteAction{
-					ClusterSpecifier: &routev3.RouteAction_Cluster{Cluster: InboundName(p.number)},
-					Timeout:          duration(0),
-					// An idle connection that the application closes at that very moment: nothing was sent yet.
-					RetryPolicy: &routev3.RetryPolicy{RetryOn: "reset-before-request", NumRetries: u32(1)},
-				}},
-				ResponseHeadersToRemove: []string{unreachedHeader},
-			}},
+			Routes: p.routes(),
 		}},
 	}
 }
 
-func (v *view) inboundTCP(p *appPort, callers []mesh.ClusterName) []*listenerv3.Filter {
-	proxy := tcpTo(mesh.InboundStatName(p.number), InboundName(p.number))
+// routes tell gRPC from other HTTP where services of both stand on the port: the application is spoken to in HTTP/2 or
+// HTTP/1.1 accordingly.
+func (p *appPort) routes() []*routev3.Route {
+	first := p.protocols()[0]
+	fallback := appRoute("default", anyPath(), p.name(first))
+	if first == mesh.GRPC || len(p.services[mesh.GRPC]) == 0 {
+		return []*routev3.Route{fallback}
+	}
+	grpc := anyPath()
+	grpc.Grpc = &routev3.RouteMatch_GrpcRouteMatchOptions{}
+	return []*routev3.Route{appRoute("grpc", grpc, p.name(mesh.GRPC)), fallback}
+}
+
+func appRoute(name string, match *routev3.RouteMatch, cluster string) *routev3.Route {
+	return &routev3.Route{
+		Name:  name,
+		Match: match,
+		Action: &routev3.Route_Route{Route: &routev3.RouteAction{
+			ClusterSpecifier: &routev3.RouteAction_Cluster{Cluster: cluster},
+			Timeout:          duration(0),
+			// An idle connection that the application closes at that very moment: nothing was sent yet.
+			RetryPolicy: &routev3.RetryPolicy{RetryOn: "reset-before-request", NumRetries: u32(1)},
+		}},
+		ResponseHeadersToRemove: []string{unreachedHeader},
+	}
+}
+
+func (v *view) inboundTCP(p *appPort, c callers) []*listenerv3.Filter {
+	proxy := tcpTo(mesh.InboundStatName(p.number), p.name(mesh.TCP))
 	// The application is not bothered by clients that fail the handshake.
 	proxy.UpstreamConnectMode = tcpproxyv3.UpstreamConnectMode_ON_DOWNSTREAM_TLS_HANDSHAKE
 	proxy.MaxEarlyDataBytes = wrapperspb.UInt32(0)
 	return []*listenerv3.Filter{
 		filter("envoy.filters.network.set_filter_state", &statev3.Config{OnDownstreamTlsHandshake: setPeer()}),
-		filter("envoy.filters.network.rbac", &rbacv3.RBAC{StatPrefix: mesh.InboundStatName(p.number), Rules: v.rbac(callers)}),
+		filter("envoy.filters.network.rbac", &rbacv3.RBAC{StatPrefix: mesh.InboundStatName(p.number), Rules: v.rbac(c)}),
 		filter("envoy.filters.network.tcp_proxy", proxy),
 	}
 }
 
 // appCluster is the application itself, at the workload's own address, so that it may listen on that or on all.
-func appCluster(w *mesh.Workload, p *appPort) *clusterv3.Cluster {
-	name := InboundName(p.number)
+func appCluster(w *mesh.Workload, p *appPort, protocol mesh.Protocol) *clusterv3.Cluster {
+	name := p.name(protocol)
 	c := &clusterv3.Cluster{
 		Name:                 name,
 		AltStatName:          mesh.InboundStatName(p.number),
@@ -205,13 +263,13 @@ func appCluster(w *mesh.Workload, p *appPort) *clusterv3.Cluster {
 			}}},
 		}}},
 	}
-	if !p.protocol.IsHTTP() {
+	if !protocol.IsHTTP() {
 		return c
 	}
 	explicit := &httpv3.HttpProtocolOptions_ExplicitHttpConfig{
 		ProtocolConfig: &httpv3.HttpProtocolOptions_ExplicitHttpConfig_HttpProtocolOptions{HttpProtocolOptions: &corev3.Http1ProtocolOptions{}},
 	}
-	if p.protocol == mesh.GRPC {
+	if protocol == mesh.GRPC {
 		explicit.ProtocolConfig = &httpv3.HttpProtocolOptions_ExplicitHttpConfig_Http2ProtocolOptions{Http2ProtocolOptions: &corev3.Http2ProtocolOptions{}}
 	}
 	c.TypedExtensionProtocolOptions = map[string]*anypb.Any{httpOptions: pack(&httpv3.HttpProtocolOptions{

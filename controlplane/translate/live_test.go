@@ -171,3 +171,43 @@ func (l *lab) strangers(t *testing.T) {
 		}
 	}
 }
+
+// TestSharedPort: services that disagree about the protocol of one port are each served in their
+// own: gRPC, HTTP/1.1, and TCP in which the server speaks first.
+func TestSharedPort(t *testing.T) {
+	l := newLab(t)
+	west, east := l.cluster("west", podIP(1)), l.cluster("east")
+	var remote []mesh.ServiceName
+	catalogue := &mesh.Catalogue{Cluster: "west", Services: map[mesh.ServiceName]*mesh.ExportedService{}}
+	var hosts []mesh.Host
+	for i, p := range []mesh.Protocol{mesh.GRPC, mesh.HTTP, mesh.TCP} {
+		name := mesh.ServiceName{Namespace: "shop", Name: "as-" + string(p)}
+		port := mesh.Port{Number: uint32(7000 + i), TargetPort: sharedPort, Protocol: p}
+		west.Config.Services[name] = &mesh.Service{Name: name, Selector: map[string]string{"app": "reviews"}, Export: &mesh.Export{}, Ports: []mesh.Port{port}}
+		west.Slots[name] = west.Slots[reviews]
+		port.TargetPort = 0
+		catalogue.Services[name] = &mesh.ExportedService{Name: name, Identities: []string{"shop/reviews"}, Ports: []mesh.Port{port},
+			Slots: []mesh.Slot{{Healthy: 1, Total: 1}}}
+		remote, hosts = append(remote, name), append(hosts, name.ClusterSetHost())
+	}
+	east.Remote["west"] = catalogue
+	var err error
+	if east.VIPs, err = allocate.Addresses(nil, hosts); err != nil {
+		t.Fatal(err)
+	}
+	l.server(west, 0)
+	l.gateway(west)
+	ports := l.client(east)
+	at := func(i int) string { return ports[RouteName(remote[i].ClusterSetHost(), uint32(7000+i))] }
+	if by, failed := l.calls(at(0), 20); by["west-0"] != 20 {
+		t.Errorf("gRPC: answered by %v; failed: %q", by, failed)
+	}
+	if by, failed, _ := l.load(at(1), "GET", 20); by["west-0"] != 20 {
+		t.Errorf("HTTP: answered by %v; failed: %q", by, failed)
+	}
+	for range 5 {
+		if line, err := hello(at(2)); err != nil || line != "hello from west-0\n" {
+			t.Errorf("TCP: first line %q, %v", line, err)
+		}
+	}
+}

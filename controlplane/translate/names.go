@@ -10,7 +10,7 @@ import (
 // Names of resources that exist once a proxy.
 const (
 	outboundListener = "outbound"
-	inboundListener  = "inbound"
+	inboundListener  = mesh.InboundListener
 	gatewayListener  = "gateway"
 	passthrough      = "PassthroughCluster"
 	blackHole        = "BlackHoleCluster"

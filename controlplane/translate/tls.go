@@ -3,6 +3,7 @@ package translate
 import (
 	"regexp"
 	"strings"
+	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
@@ -29,6 +30,15 @@ const nobody = "spiffe://nobody.invalid/"
 // name constraints, so the whole string is matched).
 const workloadPath = `/ns/[a-z0-9]([-a-z0-9]*[a-z0-9])?/sa/[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*`
 
+// anyLabel is the name of any cluster.
+const anyLabel = `[a-z0-9]([-a-z0-9]*[a-z0-9])?`
+
+// alpnHTTP is what the sidecars' HTTP clients offer at the handshake; their TCP clients offer nothing.
+const alpnHTTP = "h2"
+
+// handshakeTimeout bounds how long a connection may take until its handshake is complete. A stranger's never is.
+const handshakeTimeout = 5 * time.Second
+
 // secrets adds what a sidecar verifies its peers by.
 func (v *view) secrets(out set) {
 	var members []mesh.ClusterName
@@ -54,6 +64,12 @@ func (v *view) identityRegex(clusters []mesh.ClusterName) string {
 		hosts = append(hosts, regexp.QuoteMeta(string(c)))
 	}
 	return `spiffe://(` + strings.Join(hosts, "|") + `)\.` + regexp.QuoteMeta(string(v.s.Trust.Federation)) + workloadPath
+}
+
+// memberRegex matches the workload identities of any cluster below the federation's name, whole. Which of them are members
+// is the anchor's to say.
+func (v *view) memberRegex() string {
+	return `spiffe://` + anyLabel + `\.` + regexp.QuoteMeta(string(v.s.Trust.Federation)) + workloadPath
 }
 
 // MaxRegexProgram is the size of RE2 programs that proxies have to accept: a thousand members with names of 63 bytes,
@@ -86,7 +102,7 @@ func commonContext(http bool) *tlsv3.CommonTlsContext {
 		TlsCertificateSdsSecretConfigs: []*tlsv3.SdsSecretConfig{sds(OwnCertificate)},
 	}
 	if http {
-		c.AlpnProtocols = []string{"h2"}
+		c.AlpnProtocols = []string{alpnHTTP}
 	}
 	return c
 }

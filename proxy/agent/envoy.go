@@ -66,13 +66,23 @@ type envoy struct {
 }
 
 func newEnvoy(a *Agent) (*envoy, error) {
+	descriptors, err := raiseDescriptors(bootstrap.WantedDescriptors(a.cfg.Kind))
+	if err != nil {
+		return nil, err
+	}
+	if descriptors < bootstrap.LeastDescriptors {
+		return nil, hint.Wrapf(fmt.Errorf("envoy may have %d descriptors open, it needs %d at least", descriptors, bootstrap.LeastDescriptors),
+			"raise the limit (RLIMIT_NOFILE: ulimit -Hn, or LimitNOFILE of its unit) to %d", bootstrap.WantedDescriptors(a.cfg.Kind))
+	}
 	b, err := bootstrap.New(bootstrap.Config{
 		Kind: a.cfg.Kind, Instance: a.cfg.Instance, Namespace: a.cfg.Namespace, Zone: a.cfg.Zone,
-		AdminSocket: a.sockets.envoy, ADSSocket: a.sockets.ads,
+		AdminSocket: a.sockets.envoy, ADSSocket: a.sockets.ads, Descriptors: descriptors,
 	})
 	if err != nil {
 		return nil, hint.Wrap(err, "choose a shorter folder of sockets (--run) or instance name")
 	}
+	limits := bootstrap.LimitsOf(a.cfg.Kind, descriptors)
+	a.cfg.Log.Info("envoy's limits", "descriptors", descriptors, "connections", limits.Connections, "inbound", limits.Inbound)
 	text, err := bootstrap.JSON(b)
 	if err != nil {
 		return nil, err

@@ -14,15 +14,12 @@ import (
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
-	overloadv3 "github.com/envoyproxy/go-control-plane/envoy/config/overload/v3"
 	internalv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/bootstrap/internal_listener/v3"
-	downstreamv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/resource_monitors/downstream_connections/v3"
 	httpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/durationpb"
-	"google.golang.org/protobuf/types/known/structpb"
 	"sigs.k8s.io/yaml"
 )
 
@@ -54,9 +51,9 @@ type Config struct {
 	// AdminSocket and ADSSocket are absolute paths of Unix sockets; Envoy makes the first with mode 0600, the agent
 	// the second.
 	AdminSocket, ADSSocket string
-	// MaxConnections is how many connections Envoy takes before it refuses more; 0 means 20,000 for a sidecar and 100,000
-	// for a gateway. Memory grows by some 30 kB for each.
-	MaxConnections int64
+	// Descriptors is how many files and sockets Envoy may have open (RLIMIT_NOFILE); 0 means 1,024, what most systems
+	// give who asks for nothing. The limits on connections follow from it.
+	Descriptors uint64
 }
 
 // Validate names the field that is wrong.
@@ -75,6 +72,9 @@ func (c *Config) Validate() error {
 			return fmt.Errorf("bootstrap: socket %q has %d characters, at most %d are possible", path, len(path), maxSocketPath)
 		}
 	}
+	if c.Descriptors != 0 && c.Descriptors < LeastDescriptors {
+		return fmt.Errorf("bootstrap: %d descriptors (RLIMIT_NOFILE), at least %d are needed", c.Descriptors, LeastDescriptors)
+	}
 	return nil
 }
 
@@ -83,12 +83,7 @@ func New(c Config) (*bootstrapv3.Bootstrap, error) {
 	if err := c.Validate(); err != nil {
 		return nil, err
 	}
-	if c.MaxConnections == 0 {
-		c.MaxConnections = 20_000
-		if c.Kind == Gateway {
-			c.MaxConnections = 100_000
-		}
-	}
+	limits := LimitsOf(c.Kind, c.Descriptors)
 	b := &bootstrapv3.Bootstrap{
 		Node: node(c),
 		Admin: &bootstrapv3.Admin{
@@ -100,8 +95,8 @@ func New(c Config) (*bootstrapv3.Bootstrap, error) {
 		BootstrapExtensions: []*corev3.TypedExtensionConfig{
 			{Name: "envoy.bootstrap.internal_listener", TypedConfig: pack(&internalv3.InternalListener{})},
 		},
-		LayeredRuntime:      runtime(),
-		OverloadManager:     overload(c.MaxConnections),
+		LayeredRuntime:      runtime(c.Kind, limits),
+		OverloadManager:     overload(limits.Connections),
 		StatsConfig:         stats(c.Kind),
 		DeferredStatOptions: &bootstrapv3.Bootstrap_DeferredStatOptions{EnableDeferredCreationStats: true},
 	}
@@ -224,30 +219,6 @@ func markedBind() *corev3.BindConfig {
 			State:       corev3.SocketOption_STATE_PREBIND,
 		}},
 	}
-}
-
-// runtime raises Envoy's limit of 100 instructions a regular expression: one that matches the identities of a thousand
-// clusters is longer. The limit is about time in the days before RE2, which is linear.
-func runtime() *bootstrapv3.LayeredRuntime {
-	layer, err := structpb.NewStruct(map[string]any{
-		"re2.max_program_size.error_level": 1_000_000,
-		"re2.max_program_size.warn_level":  1_000_000,
-	})
-	if err != nil {
-		panic(fmt.Sprintf("bootstrap: runtime: %v", err))
-	}
-	return &bootstrapv3.LayeredRuntime{Layers: []*bootstrapv3.RuntimeLayer{{
-		Name:           "isthmus",
-		LayerSpecifier: &bootstrapv3.RuntimeLayer_StaticLayer{StaticLayer: layer},
-	}}}
-}
-
-func overload(maxConnections int64) *overloadv3.OverloadManager {
-	return &overloadv3.OverloadManager{ResourceMonitors: []*overloadv3.ResourceMonitor{{
-		Name: "envoy.resource_monitors.global_downstream_max_connections",
-		ConfigType: &overloadv3.ResourceMonitor_TypedConfig{TypedConfig: pack(
-			&downstreamv3.DownstreamConnectionsConfig{MaxActiveDownstreamConnections: maxConnections})},
-	}}}
 }
 
 // Args are the arguments Envoy is started with, after its name. Hot restart is off: it needs shared memory named by a

@@ -76,6 +76,10 @@ func TestStatistics(t *testing.T) {
 		{Sidecar, "cluster.outbound_8080_reviews_shop_clusterset.external.upstream_rq_5xx", false},
 		{Sidecar, "cluster.outbound_8080_reviews_shop_clusterset.circuit_breakers.default.rq_open", false},
 		{Sidecar, "cluster.inbound_8080.upstream_rq_total", true},
+		{Sidecar, "cluster.outbound_8080_reviews_shop_clusterset.http2.keepalive_timeout", true},
+		{Sidecar, "cluster.outbound_8080_reviews_shop_clusterset.http2.streams_active", false},
+		{Sidecar, "listener.0.0.0.0_15006.downstream_cx_transport_socket_connect_timeout", true},
+		{Sidecar, "listener.0.0.0.0_15006.downstream_cx_overflow", true},
 		{Sidecar, "cluster.gateway_west.upstream_cx_connect_fail", true},
 		{Sidecar, "cluster.outbound_8080_a_b_local.membership_healthy", true},
 		{Sidecar, "cluster.outbound_8080_a_b_local.outlier_detection.ejections_active", true},
@@ -88,6 +92,9 @@ func TestStatistics(t *testing.T) {
 		{Gateway, "cluster.federation.upstream_cx_total", true},
 		{Gateway, "tcp.gateway.downstream_cx_total", true},
 		{Gateway, "listener.0.0.0.0_15443.downstream_cx_active", true},
+		{Gateway, "listener.0.0.0.0_15443.downstream_global_cx_overflow", true},
+		{Gateway, "listener.0.0.0.0_15443.downstream_pre_cx_active", true},
+		{Gateway, "listener.0.0.0.0_15443.downstream_pre_cx_timeout", true},
 	}
 	for _, test := range tests {
 		got := false

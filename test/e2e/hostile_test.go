@@ -202,7 +202,7 @@ func TestHostile(t *testing.T) {
 		"another federation":  east.leaf(t, []string{"spiffe://east.other.test/ns/shop/sa/caller"}, nil),
 		"a federation stream": east.leaf(t, []string{"spiffe://west." + fed + "/isthmus/federation"}, nil),
 	}
-	sidecar := podAddress(t, d, "west", "ratings") + ":8080"
+	sidecar := podAddress(t, d, "west", "ratings-1") + ":8080"
 	if got := attack("west", sidecar, "outbound_.8080_._.ratings.shop.svc.clusterset.local", good); got != "answered: 200" {
 		t.Fatalf("a live sidecar with a valid leaf: %s", got)
 	}
@@ -228,23 +228,25 @@ func TestHostile(t *testing.T) {
 	}
 }
 
-// podAddress is the address of one instance of a service, from its WorkloadEntry.
-func podAddress(t *testing.T, d *demo, cluster, service string) string {
+// podAddress is the address of an instance, from its WorkloadEntry.
+func podAddress(t *testing.T, d *demo, cluster, instance string) string {
 	t.Helper()
 	var doc struct {
 		Items []struct {
+			Metadata struct {
+				Name string `json:"name"`
+			} `json:"metadata"`
 			Spec struct {
-				Address string            `json:"address"`
-				Labels  map[string]string `json:"labels"`
+				Address string `json:"address"`
 			} `json:"spec"`
 		} `json:"items"`
 	}
 	decode(t, "get workloadentry", d.isthmus(t, cluster, "get", "workloadentry", "-n", "shop", "-o", "json"), &doc)
 	for _, e := range doc.Items {
-		if e.Spec.Labels["app"] == service {
+		if e.Metadata.Name == instance {
 			return e.Spec.Address
 		}
 	}
-	t.Fatalf("no WorkloadEntry of %s in %s", service, cluster)
+	t.Fatalf("no WorkloadEntry of %s in %s", instance, cluster)
 	return ""
 }

@@ -68,6 +68,8 @@ func play(role string, args []string) error {
 		return playHTTP(role, args)
 	case "hostile":
 		return playHostile(args)
+	case "flood":
+		return playFlood(args)
 	}
 	return fmt.Errorf("no role %q", role)
 }

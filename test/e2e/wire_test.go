@@ -213,7 +213,7 @@ func (d *demo) counters(t *testing.T, service string) map[string]map[string]int 
 			instance, kind, _ := strings.Cut(co.Name, "/")
 			name := c.Name + "/" + instance
 			if kind == "sidecar" && (name == caller || strings.HasPrefix(instance, service+"-")) {
-				all[name] = d.envoyCounters(t, c, instance)
+				all[name] = d.envoyCounters(t, c, instance, `inbound_|outbound_`)
 			}
 		}
 	}
@@ -223,8 +223,8 @@ func (d *demo) counters(t *testing.T, service string) map[string]map[string]int 
 	return all
 }
 
-// envoyCounters asks the Envoy of a sidecar.
-func (d *demo) envoyCounters(t *testing.T, c demoCluster, instance string) map[string]int {
+// envoyCounters asks the Envoy of a sidecar or gateway for the statistics that match filter.
+func (d *demo) envoyCounters(t *testing.T, c demoCluster, instance, filter string) map[string]int {
 	t.Helper()
 	socket := filepath.Join(filepath.Dir(c.Admin), "proxy", instance, "agent.sock")
 	client := http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{
@@ -233,7 +233,7 @@ func (d *demo) envoyCounters(t *testing.T, c demoCluster, instance string) map[s
 			return (&net.Dialer{}).DialContext(ctx, "unix", socket)
 		},
 	}}
-	reply, err := client.Get("http://agent/stats?filter=" + url.QueryEscape(`inbound_|outbound_`))
+	reply, err := client.Get("http://agent/stats?filter=" + url.QueryEscape(filter))
 	if err != nil {
 		t.Fatal(err)
 	}
