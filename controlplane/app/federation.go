@@ -104,7 +104,7 @@ func (f *federation) servers() {
 	m := f.membership
 	f.sync = grpc.NewServer(append(streams.ServerOptions(), wire.ServerOptions()...)...)
 	syncrpc.RegisterSyncServer(f.sync, publisherServer{publisher: f.publisher})
-	joinrpc.RegisterMembershipServer(f.sync, join.NewMembership(join.MembershipConfig{
+	joinrpc.RegisterMembershipServer(f.sync, join.NewMemberService(join.MemberServiceConfig{
 		Verifier: m.Verifier, Trust: m.Trust, Registrar: m.Registrar, Log: f.log,
 	}))
 	f.join = grpc.NewServer(append([]grpc.ServerOption{grpc.Creds(tunnel.Credentials()), grpc.MaxRecvMsgSize(4 << 10)}, wire.ServerOptions()...)...)
