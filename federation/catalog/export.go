@@ -3,7 +3,6 @@ package catalog
 import (
 	"crypto/sha256"
 	"fmt"
-	"maps"
 	"reflect"
 	"slices"
 
@@ -43,6 +42,10 @@ type Exports struct {
 	// entries are what is announced.
 	entries  []*entry
 	findings []mesh.Finding
+	// full is what all offers multiply to, size the bytes of entries. Tight is set where the limits of either changed
+	// what is announced.
+	full, size int
+	tight      bool
 }
 
 // offer is a service as this cluster would announce it. An offer is the same pointer as long as it says the same.
@@ -73,18 +76,72 @@ func (e Exports) Step(old, new View) Exports {
 	if self == nil {
 		return Exports{}
 	}
-	offers := e.offers
-	if changed := changes(old, new, e.offers); len(changed) > 0 {
-		offers = reoffer(e.offers, changed, self, new)
+	fresh := map[mesh.ServiceName]*offer{}
+	for name := range changes(old, new, e.offers) {
+		o, had := offerOf(self, name, new), e.offer(name)
+		if (o != nil || had != nil) && !reflect.DeepEqual(o, had) {
+			fresh[name] = o
+		}
 	}
-	if slices.Equal(offers, e.offers) {
+	if len(fresh) == 0 {
 		e.Work = Work{}
 		return e
 	}
-	next := Exports{offers: offers}
-	next.make(e, judgeOffers(offers), self.Name)
+	if next, ok := e.replace(fresh, self.Name); ok {
+		return next
+	}
+	next := Exports{offers: merge(e.offers, fresh)}
+	for _, o := range next.offers {
+		next.full += o.cost.Full
+	}
+	verdicts := judgeOffers(next.offers)
+	next.tight = verdicts != nil
+	next.make(e, verdicts, self.Name)
 	next.announce()
 	return next
+}
+
+// offer gives the offer of that name; nil if there is none.
+func (e *Exports) offer(name mesh.ServiceName) *offer {
+	if at, ok := e.at(name); ok {
+		return e.offers[at]
+	}
+	return nil
+}
+
+func (e *Exports) at(name mesh.ServiceName) (int, bool) {
+	return slices.BinarySearchFunc(e.offers, name, func(o *offer, n mesh.ServiceName) int { return compareNames(o.name, n) })
+}
+
+// replace is the step in which services that were announced whole go on being so, otherwise: all of the rest stays where
+// it is. False: it is not that step.
+func (e *Exports) replace(fresh map[mesh.ServiceName]*offer, self mesh.ClusterName) (Exports, bool) {
+	full := e.full
+	for name, o := range fresh {
+		at, had := e.at(name)
+		if !had || o == nil || o.service == nil || e.made[at].entry == nil {
+			return Exports{}, false
+		}
+		full += o.cost.Full - e.offers[at].cost.Full
+	}
+	if e.tight || full > Products {
+		return Exports{}, false
+	}
+	next := Exports{
+		offers: slices.Clone(e.offers), made: slices.Clone(e.made), entries: slices.Clone(e.entries),
+		findings: e.findings, full: full, size: e.size,
+	}
+	for name, o := range fresh {
+		at, _ := e.at(name)
+		announced, _ := find(e.entries, name)
+		m := o.make(Whole, self, e.made[at], &next.Work)
+		if m.entry == nil {
+			return Exports{}, false
+		}
+		next.offers[at], next.made[at], next.entries[announced] = o, m, m.entry
+		next.size += len(m.entry.encoded) - len(e.made[at].entry.encoded)
+	}
+	return next, next.size <= MaxBytes-perCatalogue
 }
 
 func selfOf(t *mesh.Trust) *mesh.Member {
@@ -125,33 +182,20 @@ func changes(old, new View, offers []*offer) map[mesh.ServiceName]bool {
 	return changed
 }
 
-// reoffer gives offers with those of the changed names made anew. One that says what it said stays the same pointer.
-func reoffer(offers []*offer, changed map[mesh.ServiceName]bool, self *mesh.Member, v View) []*offer {
-	next := make([]*offer, 0, len(offers)+1)
-	names := slices.SortedFunc(maps.Keys(changed), compareNames)
-	for _, old := range offers {
-		for len(names) > 0 && compareNames(names[0], old.name) < 0 {
-			if o := offerOf(self, names[0], v); o != nil {
-				next = append(next, o)
-			}
-			names = names[1:]
-		}
-		if len(names) == 0 || names[0] != old.name {
-			next = append(next, old)
-			continue
-		}
-		names = names[1:]
-		if o := offerOf(self, old.name, v); reflect.DeepEqual(o, old) {
-			next = append(next, old)
-		} else if o != nil {
+// merge gives offers with the fresh ones in their places; nil ones are gone.
+func merge(offers []*offer, fresh map[mesh.ServiceName]*offer) []*offer {
+	next := make([]*offer, 0, len(offers)+len(fresh))
+	for _, o := range offers {
+		if _, replaced := fresh[o.name]; !replaced {
 			next = append(next, o)
 		}
 	}
-	for _, name := range names {
-		if o := offerOf(self, name, v); o != nil {
+	for _, o := range fresh {
+		if o != nil {
 			next = append(next, o)
 		}
 	}
+	slices.SortFunc(next, func(a, b *offer) int { return compareNames(a.name, b.name) })
 	return next
 }
 
@@ -182,14 +226,12 @@ func (e *Exports) make(before Exports, verdicts []Verdict, self mesh.ClusterName
 				continue
 			}
 		}
-		e.made[i] = o.make(verdict, self, &e.Work)
-		if now := e.made[i].entry; now != nil && was.entry != nil && now.hash == was.entry.hash {
-			e.made[i].entry = was.entry // what is not announced mattered to the verdict only
-		}
+		e.made[i] = o.make(verdict, self, was, &e.Work)
 	}
 }
 
-func (o *offer) make(v Verdict, self mesh.ClusterName, work *Work) made {
+// make gives what becomes of an offer; was is what became of its name before.
+func (o *offer) make(v Verdict, self mesh.ClusterName, was made, work *Work) made {
 	m := made{verdict: v}
 	if o.service == nil {
 		m.finding = &o.refused
@@ -214,12 +256,14 @@ func (o *offer) make(v Verdict, self mesh.ClusterName, work *Work) made {
 	}
 	work.Hashed++
 	m.entry = &entry{name: o.name, hash: sha256.Sum256(encoded), encoded: encoded, service: service}
+	if was.entry != nil && was.entry.hash == m.entry.hash {
+		m.entry = was.entry // what is new about it is not announced
+	}
 	return m
 }
 
 // announce takes what fits one catalogue.
 func (e *Exports) announce() {
-	size := 0
 	for i, m := range e.made {
 		if m.finding != nil {
 			e.findings = append(e.findings, *m.finding)
@@ -227,11 +271,12 @@ func (e *Exports) announce() {
 		if m.entry == nil {
 			continue
 		}
-		if more := len(m.entry.encoded) + perService; len(e.entries) < MaxServices && size+more <= MaxBytes-perCatalogue {
-			size += more
+		if more := len(m.entry.encoded) + perService; len(e.entries) < MaxServices && e.size+more <= MaxBytes-perCatalogue {
+			e.size += more
 			e.entries = append(e.entries, m.entry)
 			continue
 		}
+		e.tight = true
 		e.findings = append(e.findings, mesh.Finding{
 			Code: "export_too_many", Level: mesh.LevelError, Object: "Service " + e.offers[i].name.String(),
 			Message: fmt.Sprintf("a cluster exports at most %d services of %d MiB together", MaxServices, MaxBytes>>20),

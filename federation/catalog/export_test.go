@@ -337,6 +337,9 @@ func TestStepEqualsFrom(t *testing.T) {
 			if stepped.Work.Encoded > len(stepped.offers) {
 				t.Fatalf("%d encoded of %d", stepped.Work.Encoded, len(stepped.offers))
 			}
+			if stepped.full != fresh.full || stepped.size != fresh.size || stepped.tight != fresh.tight {
+				t.Fatalf("comes to %d in %d bytes (tight %v), from nothing %d in %d (%v)", stepped.full, stepped.size, stepped.tight, fresh.full, fresh.size, fresh.tight)
+			}
 			known := stepped.Known(next.Known)
 			if diff := cmp.Diff(fmt.Sprint(sorted(fresh.Known(next.Known))), fmt.Sprint(sorted(known))); diff != "" {
 				t.Fatalf("known:\n%s", diff)

@@ -115,7 +115,7 @@ func (e Exports) Reckon(v View, name mesh.ServiceName) []mesh.Finding {
 		}
 		v.Backends = v.Backends.With(map[mesh.ServiceName]*mesh.Backends{name: &slots})
 	}
-	offers := reoffer(e.offers, map[mesh.ServiceName]bool{name: true}, self, v)
+	offers := merge(e.offers, map[mesh.ServiceName]*offer{name: offerOf(self, name, v)})
 	before := map[mesh.ServiceName]Verdict{}
 	for i, o := range e.offers {
 		before[o.name] = e.made[i].verdict
