@@ -15,7 +15,7 @@ COMMIT := $(shell git rev-parse HEAD 2>/dev/null)
 LDFLAGS := -w -X isthmus.dev/isthmus/internal/version.version=$(VERSION) -X isthmus.dev/isthmus/internal/version.commit=$(COMMIT)
 
 # What runs concurrently with shared state; these are tested under the race detector as well.
-RACE := ./controlplane/world/... ./controlplane/xdsserver/... ./controlplane/proxies/... ./xds/... ./federation/streams/... \
+RACE := ./controlplane/world/... ./controlplane/xdsserver/... ./controlplane/proxies/... ./xds/... ./federation/streams/... ./federation/peers/... \
 	./federation/gossip/... ./proxy/agent/...
 UNIT = $(shell go list ./... | grep -v -e /test/e2e -e /test/bench)
 

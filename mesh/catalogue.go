@@ -50,6 +50,9 @@ type ExportedService struct {
 	// Served says that the service has had an endpoint since it was exported: set once by the exporter, cleared only
 	// by unexport. It is neither a count nor health, so it never flips.
 	Served bool
+	// Reduced says that the exporter announces one slot a port and subset only, because its services multiply to more
+	// than one exporter may have (see federation/catalog.Products).
+	Reduced bool
 	// VirtualServices and DestinationRules are the producer's routes (JSON of
 	// the whole objects), not yet parsed or restricted.
 	VirtualServices  [][]byte

@@ -2312,8 +2312,10 @@ func (x *ExportServiceRequest) GetUnexport() bool {
 type ExportServiceResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// What holds afterwards; none in to while exported: every member.
-	Exported      bool     `protobuf:"varint,1,opt,name=exported,proto3" json:"exported,omitempty"`
-	To            []string `protobuf:"bytes,2,rep,name=to,proto3" json:"to,omitempty"`
+	Exported bool     `protobuf:"varint,1,opt,name=exported,proto3" json:"exported,omitempty"`
+	To       []string `protobuf:"bytes,2,rep,name=to,proto3" json:"to,omitempty"`
+	// What the export comes to, reckoned before it was made: services that it has reduced or left out.
+	Findings      []*Finding `protobuf:"bytes,3,rep,name=findings,proto3" json:"findings,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2358,6 +2360,13 @@ func (x *ExportServiceResponse) GetExported() bool {
 func (x *ExportServiceResponse) GetTo() []string {
 	if x != nil {
 		return x.To
+	}
+	return nil
+}
+
+func (x *ExportServiceResponse) GetFindings() []*Finding {
+	if x != nil {
+		return x.Findings
 	}
 	return nil
 }
@@ -3276,10 +3285,11 @@ const file_api_admin_admin_proto_rawDesc = "" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x0e\n" +
 	"\x02to\x18\x03 \x03(\tR\x02to\x12\x1a\n" +
-	"\bunexport\x18\x04 \x01(\bR\bunexport\"C\n" +
+	"\bunexport\x18\x04 \x01(\bR\bunexport\"z\n" +
 	"\x15ExportServiceResponse\x12\x1a\n" +
 	"\bexported\x18\x01 \x01(\bR\bexported\x12\x0e\n" +
-	"\x02to\x18\x02 \x03(\tR\x02to\"\x14\n" +
+	"\x02to\x18\x02 \x03(\tR\x02to\x125\n" +
+	"\bfindings\x18\x03 \x03(\v2\x19.isthmus.admin.v1.FindingR\bfindings\"\x14\n" +
 	"\x12ProxyStatusRequest\"H\n" +
 	"\x13ProxyStatusResponse\x121\n" +
 	"\aproxies\x18\x01 \x03(\v2\x17.isthmus.admin.v1.ProxyR\aproxies\"\x9e\x03\n" +
@@ -3420,20 +3430,21 @@ var file_api_admin_admin_proto_depIdxs = []int32{
 	34, // 12: isthmus.admin.v1.Service.ports:type_name -> isthmus.admin.v1.ServicePort
 	35, // 13: isthmus.admin.v1.Service.clusters:type_name -> isthmus.admin.v1.ServiceCluster
 	51, // 14: isthmus.admin.v1.ServiceCluster.localities:type_name -> isthmus.admin.v1.ServiceCluster.LocalitiesEntry
-	40, // 15: isthmus.admin.v1.ProxyStatusResponse.proxies:type_name -> isthmus.admin.v1.Proxy
-	41, // 16: isthmus.admin.v1.Proxy.clusters:type_name -> isthmus.admin.v1.ProxyType
-	41, // 17: isthmus.admin.v1.Proxy.listeners:type_name -> isthmus.admin.v1.ProxyType
-	41, // 18: isthmus.admin.v1.Proxy.routes:type_name -> isthmus.admin.v1.ProxyType
-	41, // 19: isthmus.admin.v1.Proxy.endpoints:type_name -> isthmus.admin.v1.ProxyType
-	41, // 20: isthmus.admin.v1.Proxy.secrets:type_name -> isthmus.admin.v1.ProxyType
-	44, // 21: isthmus.admin.v1.CheckResponse.checks:type_name -> isthmus.admin.v1.Check
-	52, // 22: isthmus.admin.v1.RegisterWorkloadRequest.labels:type_name -> isthmus.admin.v1.RegisterWorkloadRequest.LabelsEntry
-	46, // 23: isthmus.admin.v1.RegisterWorkloadRequest.ports:type_name -> isthmus.admin.v1.WorkloadPort
-	24, // [24:24] is the sub-list for method output_type
-	24, // [24:24] is the sub-list for method input_type
-	24, // [24:24] is the sub-list for extension type_name
-	24, // [24:24] is the sub-list for extension extendee
-	0,  // [0:24] is the sub-list for field type_name
+	2,  // 15: isthmus.admin.v1.ExportServiceResponse.findings:type_name -> isthmus.admin.v1.Finding
+	40, // 16: isthmus.admin.v1.ProxyStatusResponse.proxies:type_name -> isthmus.admin.v1.Proxy
+	41, // 17: isthmus.admin.v1.Proxy.clusters:type_name -> isthmus.admin.v1.ProxyType
+	41, // 18: isthmus.admin.v1.Proxy.listeners:type_name -> isthmus.admin.v1.ProxyType
+	41, // 19: isthmus.admin.v1.Proxy.routes:type_name -> isthmus.admin.v1.ProxyType
+	41, // 20: isthmus.admin.v1.Proxy.endpoints:type_name -> isthmus.admin.v1.ProxyType
+	41, // 21: isthmus.admin.v1.Proxy.secrets:type_name -> isthmus.admin.v1.ProxyType
+	44, // 22: isthmus.admin.v1.CheckResponse.checks:type_name -> isthmus.admin.v1.Check
+	52, // 23: isthmus.admin.v1.RegisterWorkloadRequest.labels:type_name -> isthmus.admin.v1.RegisterWorkloadRequest.LabelsEntry
+	46, // 24: isthmus.admin.v1.RegisterWorkloadRequest.ports:type_name -> isthmus.admin.v1.WorkloadPort
+	25, // [25:25] is the sub-list for method output_type
+	25, // [25:25] is the sub-list for method input_type
+	25, // [25:25] is the sub-list for extension type_name
+	25, // [25:25] is the sub-list for extension extendee
+	0,  // [0:25] is the sub-list for field type_name
 }
 
 func init() { file_api_admin_admin_proto_init() }

@@ -98,8 +98,12 @@ type Service struct {
 	// Producer routes: whole objects as JSON.
 	VirtualServices  [][]byte `protobuf:"bytes,7,rep,name=virtual_services,json=virtualServices,proto3" json:"virtual_services,omitempty"`
 	DestinationRules [][]byte `protobuf:"bytes,8,rep,name=destination_rules,json=destinationRules,proto3" json:"destination_rules,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// The service has had an endpoint since it was exported. Set once, cleared only by unexport.
+	Served bool `protobuf:"varint,9,opt,name=served,proto3" json:"served,omitempty"`
+	// The exporter's services multiply beyond its budget: of this one it announces one slot a port and subset.
+	Reduced       bool `protobuf:"varint,10,opt,name=reduced,proto3" json:"reduced,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Service) Reset() {
@@ -188,6 +192,20 @@ func (x *Service) GetDestinationRules() [][]byte {
 	return nil
 }
 
+func (x *Service) GetServed() bool {
+	if x != nil {
+		return x.Served
+	}
+	return false
+}
+
+func (x *Service) GetReduced() bool {
+	if x != nil {
+		return x.Reduced
+	}
+	return false
+}
+
 type Port struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -249,13 +267,15 @@ func (x *Port) GetProtocol() string {
 }
 
 type Slot struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Index         uint32                 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`
-	Generation    uint32                 `protobuf:"varint,2,opt,name=generation,proto3" json:"generation,omitempty"`
-	Zone          string                 `protobuf:"bytes,3,opt,name=zone,proto3" json:"zone,omitempty"`
-	Labels        map[string]string      `protobuf:"bytes,4,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	Healthy       uint32                 `protobuf:"varint,5,opt,name=healthy,proto3" json:"healthy,omitempty"`
-	Total         uint32                 `protobuf:"varint,6,opt,name=total,proto3" json:"total,omitempty"`
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Index      uint32                 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`
+	Generation uint32                 `protobuf:"varint,2,opt,name=generation,proto3" json:"generation,omitempty"`
+	Zone       string                 `protobuf:"bytes,3,opt,name=zone,proto3" json:"zone,omitempty"`
+	Labels     map[string]string      `protobuf:"bytes,4,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Healthy    uint32                 `protobuf:"varint,5,opt,name=healthy,proto3" json:"healthy,omitempty"`
+	Total      uint32                 `protobuf:"varint,6,opt,name=total,proto3" json:"total,omitempty"`
+	// Ports of the service, by number and sorted, for which clients leave the slot out.
+	Down          []uint32 `protobuf:"varint,7,rep,packed,name=down,proto3" json:"down,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -330,6 +350,13 @@ func (x *Slot) GetTotal() uint32 {
 		return x.Total
 	}
 	return 0
+}
+
+func (x *Slot) GetDown() []uint32 {
+	if x != nil {
+		return x.Down
+	}
+	return nil
 }
 
 // Manifest is what is signed: the hash of every service, never each service.
@@ -1144,7 +1171,7 @@ const file_api_catalogue_catalogue_proto_rawDesc = "" +
 	"\aVersion\x12 \n" +
 	"\vincarnation\x18\x01 \x01(\x04R\vincarnation\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x04R\brevision\x12\x1a\n" +
-	"\bsequence\x18\x03 \x01(\x04R\bsequence\"\xa7\x02\n" +
+	"\bsequence\x18\x03 \x01(\x04R\bsequence\"\xd9\x02\n" +
 	"\aService\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x120\n" +
@@ -1155,11 +1182,14 @@ const file_api_catalogue_catalogue_proto_rawDesc = "" +
 	"\x05slots\x18\x05 \x03(\v2\x1a.isthmus.catalogue.v1.SlotR\x05slots\x12\x0e\n" +
 	"\x02to\x18\x06 \x03(\tR\x02to\x12)\n" +
 	"\x10virtual_services\x18\a \x03(\fR\x0fvirtualServices\x12+\n" +
-	"\x11destination_rules\x18\b \x03(\fR\x10destinationRules\"N\n" +
+	"\x11destination_rules\x18\b \x03(\fR\x10destinationRules\x12\x16\n" +
+	"\x06served\x18\t \x01(\bR\x06served\x12\x18\n" +
+	"\areduced\x18\n" +
+	" \x01(\bR\areduced\"N\n" +
 	"\x04Port\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06number\x18\x02 \x01(\rR\x06number\x12\x1a\n" +
-	"\bprotocol\x18\x03 \x01(\tR\bprotocol\"\xfb\x01\n" +
+	"\bprotocol\x18\x03 \x01(\tR\bprotocol\"\x8f\x02\n" +
 	"\x04Slot\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\rR\x05index\x12\x1e\n" +
 	"\n" +
@@ -1168,7 +1198,8 @@ const file_api_catalogue_catalogue_proto_rawDesc = "" +
 	"\x04zone\x18\x03 \x01(\tR\x04zone\x12>\n" +
 	"\x06labels\x18\x04 \x03(\v2&.isthmus.catalogue.v1.Slot.LabelsEntryR\x06labels\x12\x18\n" +
 	"\ahealthy\x18\x05 \x01(\rR\ahealthy\x12\x14\n" +
-	"\x05total\x18\x06 \x01(\rR\x05total\x1a9\n" +
+	"\x05total\x18\x06 \x01(\rR\x05total\x12\x12\n" +
+	"\x04down\x18\a \x03(\rR\x04down\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xd5\x01\n" +

@@ -396,6 +396,13 @@ func TestExport(t *testing.T) {
 	if err := export(func(r *admin.ExportServiceRequest) { r.Unexport, r.To = true, []string{"south"} }); hint.CodeOf(err) != "not_exported" {
 		t.Errorf("unexport from a cluster that has no export: %v", err)
 	}
+	reckoned := &meshServer{config: Config{Store: l.store, Snapshot: l.snapshot.Load, Reckon: func(name mesh.ServiceName) []mesh.Finding {
+		return []mesh.Finding{{Code: "export_reduced", Object: "Service " + name.String()}}
+	}}}
+	now, err := reckoned.ExportService(ctx, &admin.ExportServiceRequest{Namespace: "shop", Name: "ratings"})
+	if f := now.GetFindings(); err != nil || len(f) != 1 || f[0].GetCode() != "export_reduced" || f[0].GetObject() != "Service shop/ratings" {
+		t.Errorf("reckoned: %v, %v; want what Reckon says", now, err)
+	}
 	unexport := func(r *admin.ExportServiceRequest) { r.Unexport, r.To = true, nil }
 	if err := export(unexport); err != nil {
 		t.Error(err)

@@ -26,8 +26,8 @@ func (s *meshServer) Check(ctx context.Context, _ *admin.CheckRequest) (*admin.C
 	if s.config.Proxies != nil {
 		out = append(out, checkProxies(s.config.Proxies()))
 	}
-	for _, check := range s.config.Checks {
-		out = append(out, check(ctx))
+	if s.config.Checks != nil {
+		out = append(out, s.config.Checks(ctx)...)
 	}
 	return &admin.CheckResponse{Checks: out}, nil
 }

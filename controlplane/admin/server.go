@@ -45,7 +45,7 @@ type Workloads interface {
 	MintToken(kind, namespace, account, instance string) ([]byte, error)
 }
 
-// Config of a Server. Federation, Workloads, Proxies and Checks may be nil: what
+// Config of a Server. Federation, Workloads, Proxies, Checks and Reckon may be nil: what
 // they would answer is then unimplemented or empty.
 type Config struct {
 	// Socket is the path to listen on, 107 bytes at most, in a folder of the owner's.
@@ -61,8 +61,10 @@ type Config struct {
 	WorkloadSocket string
 	// Proxies shows what each proxy has taken.
 	Proxies func() []*admin.Proxy
-	// Checks are run in order after the server's own (registry, state, peers, proxies).
-	Checks []func(context.Context) *admin.Check
+	// Checks are shown after the server's own (registry, state, peers, proxies).
+	Checks func(context.Context) []*admin.Check
+	// Reckon says what exporting one more service would come to, before it is done; nil: it is not asked.
+	Reckon func(mesh.ServiceName) []mesh.Finding
 }
 
 // Server serves the admin API. Use New.

@@ -172,7 +172,16 @@ func (s *meshServer) ExportService(ctx context.Context, request *admin.ExportSer
 	} else if err != nil {
 		return nil, err
 	}
-	return s.putExport(ctx, name, request.GetTo(), config.AnyVersion)
+	var findings []mesh.Finding
+	if s.config.Reckon != nil {
+		findings = s.config.Reckon(name)
+	}
+	response, err := s.putExport(ctx, name, request.GetTo(), config.AnyVersion)
+	if err != nil {
+		return nil, err
+	}
+	response.Findings = wireFindings(findings)
+	return response, nil
 }
 
 func (s *meshServer) putExport(ctx context.Context, name mesh.ServiceName, to []string, expect int64) (*admin.ExportServiceResponse, error) {

@@ -5,7 +5,7 @@
 // decided here; every part is told by plain functions where its facts come from.
 //
 //	registry.go    etcd, and the source that watches it
-//	federation.go  what other clusters reach through the gateway, and what is asked of them
+//	federation.go  what is told to the federation's core, and what it is asked
 //	workloads.go   what this cluster's proxies reach: identity, health, xDS
 //	operator.go    what a person reaches: the admin API
 package app
@@ -24,6 +24,7 @@ import (
 	"isthmus.dev/isthmus/controlplane/world"
 	"isthmus.dev/isthmus/discovery/etcd"
 	"isthmus.dev/isthmus/federation/membership"
+	"isthmus.dev/isthmus/federation/peers"
 	"isthmus.dev/isthmus/internal/hint"
 	"isthmus.dev/isthmus/mesh"
 )
@@ -69,8 +70,9 @@ type controlPlane struct {
 	config     Config
 	log        *slog.Logger
 	store      *etcd.Store
-	membership *membership.Membership
 	world      *world.Owner
+	peers      *peers.Core
+	membership *membership.Membership
 }
 
 // Run runs a control plane until ctx ends; its error is then nil.
@@ -88,11 +90,7 @@ func Run(ctx context.Context, config Config) error {
 		return err
 	}
 	defer registry.close(config.Log)
-	standing, err := membership.Open(membership.Config{Dir: config.Dir, Log: config.Log})
-	if err != nil {
-		return err
-	}
-	cp := &controlPlane{config: config, log: config.Log, store: registry.store, membership: standing}
+	cp := &controlPlane{config: config, log: config.Log, store: registry.store}
 	cp.world = world.New(world.Config{
 		Logger:     config.Log,
 		AssignVIPs: allocate.Addresses,
@@ -100,20 +98,20 @@ func Run(ctx context.Context, config Config) error {
 			return registry.store.SaveAllocated(ctx, etcd.Allocated{VIPs: e.VIPs, Slots: e.Slots})
 		},
 	})
+	if cp.peers, err = cp.newPeers(); err != nil {
+		return err
+	}
+	cp.membership = cp.peers.Membership()
 	return cp.run(ctx, registry)
 }
 
 // run starts the parts. Each ends when ctx does; the first that fails ends the others.
 func (cp *controlPlane) run(ctx context.Context, registry *registry) error {
-	federation, err := cp.newFederation()
-	if err != nil {
-		return err
-	}
 	workloads, err := cp.newWorkloads()
 	if err != nil {
 		return err
 	}
-	operator, err := cp.newOperator(registry, federation, workloads)
+	operator, err := cp.newOperator(registry, workloads)
 	if err != nil {
 		return err
 	}
@@ -129,7 +127,7 @@ func (cp *controlPlane) run(ctx context.Context, registry *registry) error {
 		return err
 	}
 	group.Go(func() error { return cp.source().Run(ctx) })
-	group.Go(func() error { return federation.run(ctx) })
+	group.Go(func() error { return cp.peers.Run(ctx) })
 	group.Go(func() error { return workloads.run(ctx) })
 	group.Go(func() error { return operator.run(ctx) })
 	err = group.Wait()

@@ -21,18 +21,20 @@ const adminSocket = "admin.sock"
 // operator answers what a person asks about the federation. It implements admin.Federation.
 type operator struct {
 	*controlPlane
-	federation *federation
-	server     *admin.Server
+	server *admin.Server
 }
 
 var _ admin.Federation = (*operator)(nil)
 
-func (cp *controlPlane) newOperator(r *registry, f *federation, w *workloads) (*operator, error) {
-	o := &operator{controlPlane: cp, federation: f}
+func (cp *controlPlane) newOperator(r *registry, w *workloads) (*operator, error) {
+	o := &operator{controlPlane: cp}
 	o.server = admin.New(admin.Config{
 		Socket: cp.config.socket(adminSocket), Logger: cp.log, Registry: cp.store, Snapshot: cp.world.Snapshot,
 		Federation: o, Workloads: w, WorkloadSocket: cp.config.socket(workloadSocket), Proxies: w.proxies,
-		Checks: []func(context.Context) *adminpb.Check{r.checkDisk, f.checkStreams, f.checkDocument},
+		Reckon: cp.peers.Reckon,
+		Checks: func(context.Context) []*adminpb.Check {
+			return append([]*adminpb.Check{r.checkDisk()}, checkPeers(cp.peers)...)
+		},
 	})
 	return o, nil
 }
@@ -136,7 +138,7 @@ func (o *operator) serving(ctx context.Context) error {
 
 // Leave ends this cluster's membership.
 func (o *operator) Leave(ctx context.Context, _ *adminpb.LeaveRequest) (*adminpb.LeaveResponse, error) {
-	if err := o.membership.Leave(ctx, o.federation.goodbye); err != nil {
+	if err := o.peers.Leave(ctx); err != nil {
 		return nil, err
 	}
 	return &adminpb.LeaveResponse{}, nil
@@ -149,9 +151,9 @@ func (o *operator) ListClusters(context.Context, *adminpb.ListClustersRequest) (
 	if trust == nil {
 		return &adminpb.ListClustersResponse{}, nil
 	}
-	peers := map[mesh.ClusterName]gossip.Peer{}
-	for _, p := range o.federation.gossip.Members() {
-		peers[p.Name] = p
+	heard := map[mesh.ClusterName]gossip.Peer{}
+	for _, p := range o.peers.Members() {
+		heard[p.Name] = p
 	}
 	out := &adminpb.ListClustersResponse{}
 	for i := range trust.Members {
@@ -160,7 +162,7 @@ func (o *operator) ListClusters(context.Context, *adminpb.ListClustersRequest) (
 			Name: string(m.Name), Role: role(m), Region: m.Region, Gateways: addresses(m), Self: m.Name == trust.Self,
 			State: string(gossip.Ready), DocumentSeq: trust.Seq,
 		}
-		if p, ok := peers[m.Name]; ok && !c.Self {
+		if p, ok := heard[m.Name]; ok && !c.Self {
 			c.State, c.RoundTripMs, c.DocumentSeq = string(p.State), milliseconds(p.RoundTrip), p.Said.Seq
 			if !p.LastSeen.IsZero() {
 				c.LastSeenSeconds = time.Since(p.LastSeen).Seconds()

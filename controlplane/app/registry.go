@@ -37,7 +37,7 @@ func openRegistry(ctx context.Context, c Config) (*registry, error) {
 }
 
 // checkDisk is the check of the disk that the registry is on.
-func (r *registry) checkDisk(context.Context) *adminpb.Check {
+func (r *registry) checkDisk() *adminpb.Check {
 	check := &adminpb.Check{Id: "disk", Status: "ok", Message: "the registry is outside"}
 	if r.server == nil {
 		return check

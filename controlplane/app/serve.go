@@ -21,14 +21,6 @@ func serve(ctx context.Context, server *grpc.Server, l net.Listener) error {
 	return nil
 }
 
-// ignoreEnd drops an error that only says that ctx has ended.
-func ignoreEnd(ctx context.Context, err error) error {
-	if ctx.Err() != nil {
-		return nil
-	}
-	return err
-}
-
 // errStopped ends a group whose start failed half way.
 var errStopped = errors.New("stopped")
 

@@ -6,43 +6,75 @@
 // catalogue whatever order, repetition or loss the messages before suffered; if it has not, [Apply] says [ErrMismatch]
 // and the whole catalogue is asked for.
 //
+// Both sides pay for what changed: [Exports.Step] encodes the services that are announced otherwise than before,
+// [Apply] decodes those that came. All others are shared with what was there, down to the pointer, so that whoever
+// comes later can see what is the same. Only the manifest is made and signed as a whole.
+//
 // Everything here may come from a hostile member. Sizes and counts are bounded before anything is decoded, a bad
-// signature refuses the whole catalogue, and one bad service is left out alone with a finding.
+// signature refuses the whole catalogue, and one bad service is left out alone with a finding. What services multiply
+// to is bounded for each exporter ([Products]).
 package catalog
 
 import (
+	"cmp"
 	"crypto/ecdsa"
 	"crypto/sha256"
+	"slices"
 
 	pb "isthmus.dev/isthmus/api/catalogue"
 	"isthmus.dev/isthmus/mesh"
 )
 
-// Holding is a catalogue whose signature and hashes were checked, in the forms its readers need. It is immutable.
+// Work counts what was computed.
+type Work struct{ Encoded, Hashed, Signed, Decoded int }
+
+// Add gives the sum.
+func (w Work) Add(o Work) Work {
+	return Work{w.Encoded + o.Encoded, w.Hashed + o.Hashed, w.Signed + o.Signed, w.Decoded + o.Decoded}
+}
+
+// Holding is a catalogue that was signed here or whose signature and hashes were checked. It is immutable.
 type Holding struct {
-	// Catalogue is the decoded form. Stale, Reachable and ReceivedUnixMs are zero: they are the receiver's to set,
-	// on a copy (see [Observe]).
+	// Catalogue is the form in use of a verified catalogue; nil of one's own. Stale, Reachable and ReceivedUnixMs are
+	// zero: they are the receiver's to set, on a copy (see [Observe]).
 	Catalogue *mesh.Catalogue
-	// Wire is the form on the stream and on disk.
-	Wire *pb.Snapshot
-	// Findings are the services left out, and why.
+	// Manifest is the signed part.
+	Manifest *pb.SignedManifest
+	// Findings are the services left out or reduced, and why.
 	Findings []mesh.Finding
 	// IssuedUnix is the exporter's own clock when it signed, for people only: nothing may depend on it.
 	IssuedUnix int64
+	// Work is what making this holding took.
+	Work Work
 
-	entries []entry
-	index   map[mesh.ServiceName]int // position in entries
-	digest  [sha256.Size]byte        // of the manifest's payload
-	key     *ecdsa.PublicKey         // that signed; nil for one's own
+	version  mesh.CatalogueVersion
+	entries  []*entry
+	verdicts []Verdict         // in the order of entries; nil: all whole. Of a verified one
+	digest   [sha256.Size]byte // of the manifest's payload
+	key      *ecdsa.PublicKey  // that signed; nil for one's own
 }
 
-// entry is one service of a holding: encoded, and decoded unless it was left out.
+// entry is one service of a catalogue, encoded. Entries are in the order of their names. An entry is immutable, and the
+// same pointer in every catalogue that holds the same service.
 type entry struct {
 	name    mesh.ServiceName
 	hash    [sha256.Size]byte
 	encoded []byte
-	service *mesh.ExportedService // nil: left out, see finding
+	// service is the decoded form; nil: left out, see finding.
+	service *mesh.ExportedService
 	finding mesh.Finding
+	// subsets and cost are reckoned with by [Judge].
+	subsets []mesh.Subset
+	cost    Cost
+}
+
+// find gives the position of a service among entries, or where it would be.
+func find(entries []*entry, name mesh.ServiceName) (int, bool) {
+	return slices.BinarySearchFunc(entries, name, func(e *entry, n mesh.ServiceName) int { return compareNames(e.name, n) })
+}
+
+func compareNames(a, b mesh.ServiceName) int {
+	return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
 }
 
 // Version of the holding; zero for nil.
@@ -50,7 +82,7 @@ func (h *Holding) Version() mesh.CatalogueVersion {
 	if h == nil {
 		return mesh.CatalogueVersion{}
 	}
-	return h.Catalogue.Version
+	return h.version
 }
 
 // SignerKey is the exporter's key that a verified holding was signed with; nil for nil and for one's own.
@@ -61,20 +93,28 @@ func (h *Holding) SignerKey() *ecdsa.PublicKey {
 	return h.key
 }
 
+// Wire is the form on the stream and on disk.
+func (h *Holding) Wire() *pb.Snapshot {
+	s := &pb.Snapshot{Manifest: h.Manifest, Services: make([][]byte, len(h.entries))}
+	for i, e := range h.entries {
+		s.Services[i] = e.encoded
+	}
+	return s
+}
+
 // SameServices tells whether both hold the same services, whatever their versions. Nil holds nothing.
 func (h *Holding) SameServices(o *Holding) bool {
 	if h == nil || o == nil {
 		return h == o
 	}
-	if len(h.entries) != len(o.entries) {
-		return false
-	}
-	for i := range h.entries {
-		if h.entries[i].name != o.entries[i].name || h.entries[i].hash != o.entries[i].hash {
-			return false
-		}
-	}
-	return true
+	return sameEntries(h.entries, o.entries)
+}
+
+// Announces tells whether the holding's services are those of an export.
+func (h *Holding) Announces(e Exports) bool { return h != nil && sameEntries(h.entries, e.entries) }
+
+func sameEntries(a, b []*entry) bool {
+	return slices.EqualFunc(a, b, func(x, y *entry) bool { return x == y || x.name == y.name && x.hash == y.hash })
 }
 
 // VersionToWire and VersionFromWire convert versions; a missing one is zero.

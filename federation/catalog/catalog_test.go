@@ -2,10 +2,12 @@ package catalog
 
 import (
 	"crypto"
+	"crypto/sha256"
 	"crypto/x509"
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -48,11 +50,34 @@ func tlsSigner(ca *testca.CA) Signer {
 
 func (w *world) sign(t testing.TB, revision, sequence uint64, services ...*mesh.ExportedService) *Holding {
 	t.Helper()
-	h, err := Sign(w.draft(revision, sequence), services, w.signer)
+	h, err := sign(w.draft(revision, sequence), entriesOf(t, services...), w.signer)
 	if err != nil {
-		t.Fatalf("Sign: %v", err)
+		t.Fatalf("sign: %v", err)
 	}
 	return h
+}
+
+// entriesOf encodes services whatever an exporter may announce, as a hostile one would.
+func entriesOf(t interface{ Fatal(...any) }, services ...*mesh.ExportedService) []*entry {
+	entries := make([]*entry, len(services))
+	for i, s := range services {
+		b, err := encode(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		entries[i] = &entry{name: s.Name, hash: sha256.Sum256(b), encoded: b, service: s}
+	}
+	slices.SortFunc(entries, func(a, b *entry) int { return compareNames(a.name, b.name) })
+	return entries
+}
+
+// inUse makes a catalogue's services.
+func inUse(services ...*mesh.ExportedService) map[mesh.ServiceName]*mesh.ExportedService {
+	out := map[mesh.ServiceName]*mesh.ExportedService{}
+	for _, s := range services {
+		out[s.Name] = s
+	}
+	return out
 }
 
 func (w *world) draft(revision, sequence uint64) Draft {
@@ -78,7 +103,9 @@ func service(ns, name string, healthy uint32) *mesh.ExportedService {
 
 func TestVerifyGivesWhatWasSigned(t *testing.T) {
 	w := newWorld(t)
-	signed := w.sign(t, 1, 1, service("shop", "reviews", 2), service("shop", "inventory", 1))
+	reviews, inventory := service("shop", "reviews", 2), service("shop", "inventory", 1)
+	reviews.Served, reviews.Slots[1].Down = true, []uint32{8080}
+	signed := w.sign(t, 1, 1, reviews, inventory)
 	raw, err := Marshal(signed)
 	if err != nil {
 		t.Fatal(err)
@@ -91,7 +118,8 @@ func TestVerifyGivesWhatWasSigned(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(signed.Catalogue, got.Catalogue); diff != "" {
+	want := &mesh.Catalogue{Cluster: west, Version: signed.Version(), Services: inUse(reviews, inventory)}
+	if diff := cmp.Diff(want, got.Catalogue); diff != "" {
 		t.Errorf("catalogue differs (-signed +verified):\n%s", diff)
 	}
 	if !got.SameServices(signed) || len(got.Findings) != 0 {
@@ -103,14 +131,14 @@ func TestVerifyRefuses(t *testing.T) {
 	w := newWorld(t)
 	other := testca.New(t)
 	good := func() *pb.Snapshot {
-		return proto.CloneOf(w.sign(t, 2, 5, service("shop", "inventory", 1), service("shop", "reviews", 2)).Wire)
+		return proto.CloneOf(w.sign(t, 2, 5, service("shop", "inventory", 1), service("shop", "reviews", 2)).Wire())
 	}
 	by := func(s Signer, d Draft) *pb.Snapshot {
-		h, err := Sign(d, []*mesh.ExportedService{service("shop", "reviews", 2)}, s)
+		h, err := sign(d, entriesOf(t, service("shop", "reviews", 2)), s)
 		if err != nil {
 			t.Fatal(err)
 		}
-		return h.Wire
+		return h.Wire()
 	}
 	resigned := func(change func(*pb.Manifest)) *pb.Snapshot {
 		s := good()
@@ -155,7 +183,7 @@ func TestVerifyRefuses(t *testing.T) {
 		{"sequence used up", resigned(func(m *pb.Manifest) { m.Version.Sequence = math.MaxUint64 }), "sequence leaps"},
 		{"entries not sorted", resigned(func(m *pb.Manifest) { m.Entries[0], m.Entries[1] = m.Entries[1], m.Entries[0] }), "does not match its hash"},
 		{"one service twice", resigned(func(m *pb.Manifest) { m.Entries[0] = m.Entries[1] }), "does not match its hash"},
-		{"service missing", edit(func(s *pb.Snapshot) { s.Services = s.Services[:1] }), "names 2 services, 1 came"},
+		{"service missing", edit(func(s *pb.Snapshot) { s.Services = s.Services[:1] }), "more services than the 1 that came"},
 		{"service added", edit(func(s *pb.Snapshot) { s.Services = append(s.Services, s.Services[0]) }), "names 2 services, 3 came"},
 		{"service exchanged", edit(func(s *pb.Snapshot) { s.Services[0] = s.Services[1] }), "does not match its hash"},
 		{"service too big", edit(func(s *pb.Snapshot) { s.Services[0] = make([]byte, MaxServiceBytes+1) }), "bytes"},
@@ -173,7 +201,7 @@ func TestVerifyRefuses(t *testing.T) {
 func TestVerifyLeavesOutOneBadService(t *testing.T) {
 	w := newWorld(t)
 	bad := w.sign(t, 1, 1, service("payments", "ledger", 1), service("shop", "reviews", 1))
-	got, err := Verify(bad.Wire, w.from, nil)
+	got, err := Verify(bad.Wire(), w.from, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -183,7 +211,7 @@ func TestVerifyLeavesOutOneBadService(t *testing.T) {
 	// The exporter is granted the namespace later: the same bytes are then good.
 	granted := w.from
 	granted.Member = &mesh.Member{Name: west, Incarnation: 7, Namespaces: []string{"*"}}
-	if got, err = Verify(bad.Wire, granted, got); err != nil || len(got.Catalogue.Services) != 2 {
+	if got, err = Verify(bad.Wire(), granted, got); err != nil || len(got.Catalogue.Services) != 2 {
 		t.Errorf("after the grant: %d services, %v; want 2", len(got.Catalogue.Services), err)
 	}
 }
@@ -202,6 +230,8 @@ func TestValidateNamesTheFault(t *testing.T) {
 		}, "65 slots"},
 		{"slot twice", func(s *mesh.ExportedService) { s.Slots[1].Index = 0 }, "occur twice"},
 		{"more healthy than there are", func(s *mesh.ExportedService) { s.Slots[0].Healthy = 9 }, "9 healthy of 2"},
+		{"down on a port it does not have", func(s *mesh.ExportedService) { s.Slots[0].Down = []uint32{81} }, "port 81"},
+		{"down twice on one port", func(s *mesh.ExportedService) { s.Slots[0].Down = []uint32{8080, 8080} }, "down on 2 ports of 1"},
 		{"weight that overflows", func(s *mesh.ExportedService) { s.Slots[0].Total = math.MaxUint32 }, "pods"},
 		{"zone with a line break", func(s *mesh.ExportedService) { s.Slots[0].Zone = "a\nb" }, "zone"},
 		{"label value too long", func(s *mesh.ExportedService) { s.Slots[0].Labels = map[string]string{"a": strings.Repeat("x", 64)} }, "label"},
@@ -219,8 +249,8 @@ func TestValidateNamesTheFault(t *testing.T) {
 		t.Run(tt.reason, func(t *testing.T) {
 			s := service("shop", "reviews", 1)
 			tt.change(s)
-			if _, err := Encode(s); err == nil || !strings.Contains(err.Error(), tt.want) {
-				t.Errorf("Encode: got error %v, want one with %q", err, tt.want)
+			if _, err := encode(s); err == nil || !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("encode: got error %v, want one with %q", err, tt.want)
 			}
 		})
 	}
@@ -228,7 +258,7 @@ func TestValidateNamesTheFault(t *testing.T) {
 
 func TestVersionsOnlyGoForward(t *testing.T) {
 	w := newWorld(t)
-	held, err := Verify(w.sign(t, 3, 10, service("shop", "reviews", 1)).Wire, w.from, nil)
+	held, err := Verify(w.sign(t, 3, 10, service("shop", "reviews", 1)).Wire(), w.from, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -251,7 +281,7 @@ func TestVersionsOnlyGoForward(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.reason, func(t *testing.T) {
-			_, err := Verify(w.sign(t, tt.revision, tt.sequence, service("shop", "reviews", tt.healthy)).Wire, w.from, held)
+			_, err := Verify(w.sign(t, tt.revision, tt.sequence, service("shop", "reviews", tt.healthy)).Wire(), w.from, held)
 			if tt.want != nil && !errors.Is(err, tt.want) || tt.want == nil && tt.text == "" && err != nil ||
 				tt.text != "" && (err == nil || !strings.Contains(err.Error(), tt.text)) {
 				t.Errorf("got %v, want %v %s", err, tt.want, tt.text)
@@ -262,10 +292,11 @@ func TestVersionsOnlyGoForward(t *testing.T) {
 
 func TestDelta(t *testing.T) {
 	w := newWorld(t)
+	now := []*mesh.ExportedService{service("shop", "a", 1), service("shop", "b", 2), service("shop", "c", 1)}
 	first := w.sign(t, 1, 1, service("shop", "a", 1), service("shop", "b", 1))
-	second := w.sign(t, 1, 2, service("shop", "a", 1), service("shop", "b", 2), service("shop", "c", 1))
+	second := w.sign(t, 1, 2, now...)
 	third := w.sign(t, 1, 3, service("shop", "c", 1))
-	held, err := Verify(first.Wire, w.from, nil)
+	held, err := Verify(first.Wire(), w.from, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -283,7 +314,7 @@ func TestDelta(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(second.Catalogue, got.Catalogue); diff != "" {
+	if diff := cmp.Diff(&mesh.Catalogue{Cluster: west, Version: second.Version(), Services: inUse(now...)}, got.Catalogue); diff != "" {
 		t.Errorf("catalogue differs (-want +got):\n%s", diff)
 	}
 	if _, err := Apply(Diff(nil, first), w.from, got); !errors.Is(err, ErrOld) {
@@ -377,7 +408,7 @@ func BenchmarkVerify10000(b *testing.B) {
 	whole := w.sign(b, 1, 1, services...)
 	b.ResetTimer()
 	for b.Loop() {
-		if _, err := Verify(whole.Wire, w.from, nil); err != nil {
+		if _, err := Verify(whole.Wire(), w.from, nil); err != nil {
 			b.Fatal(err)
 		}
 	}

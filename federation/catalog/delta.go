@@ -7,74 +7,61 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	pb "isthmus.dev/isthmus/api/catalogue"
-	"isthmus.dev/isthmus/mesh"
 )
 
 // Diff gives what leads from one catalogue of a cluster to another. From may be nil: then it is all of it.
 func Diff(from, to *Holding) *pb.Delta {
-	if from == nil {
-		return &pb.Delta{Manifest: to.Wire.GetManifest(), Changed: to.Wire.GetServices()}
+	d := &pb.Delta{Manifest: to.Manifest}
+	var had []*entry
+	if from != nil {
+		d.From, had = VersionToWire(from.Version()), from.entries
 	}
-	d := &pb.Delta{From: VersionToWire(from.Version()), Manifest: to.Wire.GetManifest()}
-	for i := range to.entries {
-		e := &to.entries[i]
-		if j, ok := from.index[e.name]; !ok || from.entries[j].hash != e.hash {
-			d.Changed = append(d.Changed, e.encoded)
+	for _, e := range to.entries {
+		for len(had) > 0 && had[0].name.Less(e.name) {
+			had = had[1:]
 		}
+		if len(had) > 0 && (had[0] == e || had[0].name == e.name && had[0].hash == e.hash) {
+			continue
+		}
+		d.Changed = append(d.Changed, e.encoded)
 	}
 	return d
 }
 
 // Apply takes a delta over the catalogue held. The manifest's hashes decide, not the version the delta starts from:
-// [ErrMismatch] means that a service it relies on is not held.
+// [ErrMismatch] means that a service it relies on is not held. Only what came is hashed and decoded.
 func Apply(d *pb.Delta, from Exporter, have *Holding) (*Holding, error) {
 	if have == nil {
 		return nil, fmt.Errorf("apply delta of cluster %q: %w: nothing is held", from.Member.Name, ErrMismatch)
 	}
-	whole, err := assemble(d, from, have)
+	if err := checkServices(d.GetChanged()); err != nil {
+		return nil, fmt.Errorf("apply delta of cluster %q: %w", from.Member.Name, err)
+	}
+	var came map[[sha256.Size]byte][]byte // made when the signature is known to be good
+	h, err := verify(d.GetManifest(), from, have, func(_ int, want entry, work *Work) ([]byte, error) {
+		if came == nil {
+			came = make(map[[sha256.Size]byte][]byte, len(d.Changed))
+			for _, b := range d.Changed {
+				came[sha256.Sum256(b)] = b
+				work.Hashed++
+			}
+		}
+		if b, ok := came[want.hash]; ok {
+			return b, nil
+		}
+		return nil, fmt.Errorf("%w: service %.130q is missing", ErrMismatch, want.name.String())
+	})
 	if err != nil {
 		return nil, fmt.Errorf("apply delta of cluster %q: %w", from.Member.Name, err)
 	}
-	return Verify(whole, from, have)
-}
-
-// assemble puts the whole catalogue together from what came and what is held.
-func assemble(d *pb.Delta, from Exporter, have *Holding) (*pb.Snapshot, error) {
-	if err := checkServices(d.GetChanged()); err != nil {
-		return nil, err
-	}
-	m, _, err := verifyManifest(d.GetManifest(), from)
-	if err != nil {
-		return nil, err
-	}
-	came := make(map[[sha256.Size]byte][]byte, len(d.Changed))
-	for _, b := range d.Changed {
-		came[sha256.Sum256(b)] = b
-	}
-	whole := &pb.Snapshot{Manifest: d.Manifest}
-	for _, e := range m.Entries {
-		if len(e.GetHash()) != sha256.Size {
-			return nil, fmt.Errorf("a hash has %d bytes, want %d", len(e.GetHash()), sha256.Size)
-		}
-		hash := [sha256.Size]byte(e.GetHash())
-		if b, ok := came[hash]; ok {
-			whole.Services = append(whole.Services, b)
-			continue
-		}
-		i, ok := have.index[mesh.ServiceName{Namespace: e.GetNamespace(), Name: e.GetName()}]
-		if !ok || have.entries[i].hash != hash {
-			return nil, fmt.Errorf("%w: service %.130q is missing", ErrMismatch, e.GetNamespace()+"/"+e.GetName())
-		}
-		whole.Services = append(whole.Services, have.entries[i].encoded)
-	}
-	return whole, nil
+	return h, nil
 }
 
 // Marshal gives the bytes of a holding for a file.
 func Marshal(h *Holding) ([]byte, error) {
-	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(h.Wire)
+	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(h.Wire())
 	if err != nil {
-		return nil, fmt.Errorf("encode catalogue of cluster %q: %w", h.Catalogue.Cluster, err)
+		return nil, fmt.Errorf("encode catalogue: %w", err)
 	}
 	return b, nil
 }

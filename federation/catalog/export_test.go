@@ -2,102 +2,231 @@ package catalog
 
 import (
 	"fmt"
-	"net/netip"
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"google.golang.org/protobuf/encoding/protowire"
+	"pgregory.net/rapid"
 
+	"isthmus.dev/isthmus/internal/pmap"
 	"isthmus.dev/isthmus/mesh"
 )
 
+func named(ns, n string) mesh.ServiceName { return mesh.ServiceName{Namespace: ns, Name: n} }
+
+// local is a service of this cluster.
+func local(ns, n string, export *mesh.Export) *mesh.Service {
+	return &mesh.Service{
+		Name: named(ns, n), Export: export,
+		Ports: []mesh.Port{{Name: "http", Number: 80, TargetPort: 8080, Protocol: mesh.HTTP}},
+	}
+}
+
+// backends are pods that are each a slot.
+func backends(name mesh.ServiceName, accounts []string, healthy ...uint32) *mesh.Backends {
+	b := &mesh.Backends{Service: name, Accounts: accounts}
+	for i, h := range healthy {
+		b.Slots = append(b.Slots, mesh.SlotPods{Slot: mesh.Slot{Index: uint32(i), Healthy: h, Total: 1}})
+	}
+	return b
+}
+
+func trustOf(namespaces ...string) *mesh.Trust {
+	return &mesh.Trust{Self: west, Members: []mesh.Member{{Name: west, Incarnation: 7, Namespaces: namespaces}}}
+}
+
+// put changes one key of a map.
+func put[K comparable, V any](m pmap.Map[K, V], k K, v *V) pmap.Map[K, V] {
+	return m.With(map[K]*V{k: v})
+}
+
+// exporting is a cluster with n exported services of one port and as many pods.
+func exporting(n, pods int) View {
+	v := View{Trust: trustOf("shop")}
+	services, standing := v.Services.Edit(), v.Backends.Edit()
+	for i := range n {
+		name := named("shop", fmt.Sprintf("s%05d", i))
+		services.Put(name, local(name.Namespace, name.Name, &mesh.Export{}))
+		standing.Put(name, backends(name, []string{"shop/a"}, slices.Repeat([]uint32{1}, pods)...))
+	}
+	v.Services, v.Backends = services.Map(), standing.Map()
+	return v
+}
+
 func TestExport(t *testing.T) {
-	name := func(ns, n string) mesh.ServiceName { return mesh.ServiceName{Namespace: ns, Name: n} }
-	local := func(ns, n string, export *mesh.Export) *mesh.Service {
-		return &mesh.Service{
-			Name: name(ns, n), Selector: map[string]string{"app": n}, Export: export,
-			Ports: []mesh.Port{{Name: "http", Number: 80, TargetPort: 8080, Protocol: mesh.HTTP}},
-		}
+	vs := func(ns, name string, hosts ...mesh.Host) *mesh.VirtualService {
+		return &mesh.VirtualService{Object: mesh.ObjectName{Namespace: ns, Name: name}, Hosts: hosts, Source: []byte(ns + "/" + name)}
 	}
-	workload := func(ns, n, app, account string) *mesh.Workload {
-		return &mesh.Workload{
-			Name: mesh.WorkloadName{Namespace: ns, Name: n}, ServiceAccount: account,
-			Address: netip.MustParseAddr("10.0.0.1"), Labels: map[string]string{"app": app},
-		}
+	reviews := named("shop", "reviews")
+	both := vs("shop", "both", reviews.LocalHost(), reviews.ClusterSetHost())
+	v := View{
+		Trust: trustOf("shop"),
+		Services: pmap.From(map[mesh.ServiceName]*mesh.Service{
+			reviews:                  local("shop", "reviews", &mesh.Export{To: []mesh.ClusterName{"north", "east", "east"}}),
+			named("shop", "empty"):   local("shop", "empty", &mesh.Export{}),
+			named("shop", "payroll"): local("shop", "payroll", nil),
+			named("bank", "ledger"):  local("bank", "ledger", &mesh.Export{}),
+			named("shop", "broken"):  {Name: named("shop", "broken"), Export: &mesh.Export{}},
+		}),
+		Backends: pmap.From(map[mesh.ServiceName]*mesh.Backends{
+			reviews: {Service: reviews, Accounts: []string{"shop/admin", "shop/reader"}, Slots: []mesh.SlotPods{
+				{Slot: mesh.Slot{Index: 1, Healthy: 1, Total: 1, Down: []uint32{80}}}, {Slot: mesh.Slot{Index: 0, Healthy: 1, Total: 1}},
+			}},
+		}),
+		Rules: pmap.From(map[mesh.Host]*mesh.HostRules{
+			reviews.LocalHost(): {VirtualServices: []*mesh.VirtualService{vs("bank", "foreign", reviews.LocalHost()), both, vs("shop", "a", reviews.LocalHost())}},
+			reviews.ClusterSetHost(): {
+				VirtualServices:  []*mesh.VirtualService{both},
+				DestinationRules: []*mesh.DestinationRule{{Object: mesh.ObjectName{Namespace: "shop", Name: "d"}, Source: []byte("d")}},
+			},
+		}),
+		Known: pmap.From(map[mesh.ServiceName]*Known{named("shop", "empty"): {Identities: []string{"shop/last"}, Served: true}}),
 	}
-	s := &mesh.Snapshot{
-		Trust: &mesh.Trust{Self: "west", Members: []mesh.Member{{Name: "west", Namespaces: []string{"shop"}}}},
-		Config: &mesh.Config{
-			Services: map[mesh.ServiceName]*mesh.Service{
-				name("shop", "reviews"): local("shop", "reviews", &mesh.Export{To: []mesh.ClusterName{"north", "east", "east"}}),
-				name("shop", "empty"):   local("shop", "empty", &mesh.Export{}),
-				name("shop", "payroll"): local("shop", "payroll", nil),
-				name("bank", "ledger"):  local("bank", "ledger", &mesh.Export{}),
-				name("shop", "broken"):  {Name: name("shop", "broken"), Export: &mesh.Export{}},
-			},
-			VirtualServices: []*mesh.VirtualService{
-				{Object: mesh.ObjectName{Namespace: "shop", Name: "v"}, Hosts: []mesh.Host{"reviews.shop.svc.cluster.local"}, Source: []byte("v")},
-				{Object: mesh.ObjectName{Namespace: "bank", Name: "v"}, Hosts: []mesh.Host{"reviews.shop.svc.cluster.local"}, Source: []byte("foreign")},
-				{Object: mesh.ObjectName{Namespace: "shop", Name: "w"}, Hosts: []mesh.Host{"example.com"}, Source: []byte("other host")},
-			},
-			DestinationRules: []*mesh.DestinationRule{
-				{Object: mesh.ObjectName{Namespace: "shop", Name: "d"}, Host: "reviews.shop.svc.clusterset.local", Source: []byte("d")},
-			},
-		},
-		Workloads: map[mesh.WorkloadName]*mesh.Workload{
-			{Namespace: "shop", Name: "1"}: workload("shop", "1", "reviews", "reader"),
-			{Namespace: "shop", Name: "2"}: workload("shop", "2", "reviews", "admin"),
-			{Namespace: "bank", Name: "3"}: workload("bank", "3", "reviews", "thief"),
-		},
-		Slots: map[mesh.ServiceName][]mesh.SlotPods{
-			name("shop", "reviews"): {{Slot: mesh.Slot{Index: 1, Healthy: 1, Total: 1}}, {Slot: mesh.Slot{Index: 0, Healthy: 1, Total: 1}}},
-		},
-	}
-	got, findings := Export(View{Snapshot: s, Identities: map[mesh.ServiceName][]string{name("shop", "empty"): {"shop/last"}}})
+	e := From(v)
 	ports := []mesh.Port{{Name: "http", Number: 80, Protocol: mesh.HTTP}}
 	want := []*mesh.ExportedService{
-		{Name: name("shop", "empty"), Ports: ports, Identities: []string{"shop/last"}},
+		{Name: named("shop", "empty"), Ports: ports, Identities: []string{"shop/last"}, Served: true},
 		{
-			Name: name("shop", "reviews"), Ports: ports, Identities: []string{"shop/admin", "shop/reader"},
-			Slots: []mesh.Slot{{Index: 0, Healthy: 1, Total: 1}, {Index: 1, Healthy: 1, Total: 1}},
-			To:    []mesh.ClusterName{"east", "north"}, VirtualServices: [][]byte{[]byte("v")}, DestinationRules: [][]byte{[]byte("d")},
+			Name: reviews, Ports: ports, Identities: []string{"shop/admin", "shop/reader"}, Served: true,
+			Slots: []mesh.Slot{{Index: 0, Healthy: 1, Total: 1}, {Index: 1, Healthy: 1, Total: 1, Down: []uint32{80}}},
+			To:    []mesh.ClusterName{"east", "north"}, VirtualServices: [][]byte{[]byte("shop/a"), []byte("shop/both")}, DestinationRules: [][]byte{[]byte("d")},
 		},
 	}
-	if diff := cmp.Diff(want, got); diff != "" {
+	if diff := cmp.Diff(want, e.Services()); diff != "" {
 		t.Errorf("export differs (-want +got):\n%s", diff)
 	}
 	var codes []string
-	for _, f := range findings {
+	for _, f := range e.Findings() {
 		codes = append(codes, f.Code+" "+f.Object)
 	}
 	if diff := cmp.Diff([]string{"export_not_granted Service bank/ledger", "export_invalid Service shop/broken"}, codes); diff != "" {
 		t.Errorf("findings differ (-want +got):\n%s", diff)
 	}
-	if got := Identities(got); len(got) != 2 {
-		t.Errorf("identities remembered = %v, want those of both services", got)
+	if e := From(View{Services: v.Services, Backends: v.Backends}); len(e.Services()) != 0 || len(e.Findings()) != 0 {
+		t.Errorf("in no federation: %v, %v; want nothing", e.Services(), e.Findings())
 	}
-	if services, findings := Export(View{Snapshot: &mesh.Snapshot{}}); services != nil || findings != nil {
-		t.Errorf("in no federation: %v, %v; want nothing", services, findings)
+}
+
+// TestServed: set by the first endpoint, kept through its loss and through a restart, cleared by unexport alone.
+func TestServed(t *testing.T) {
+	w, name := newWorld(t), named("shop", "reviews")
+	v := View{Trust: trustOf("shop"), Services: put(View{}.Services, name, local("shop", "reviews", &mesh.Export{}))}
+	e := From(v)
+	step := func(reason string, change func(*View), served bool, identities int) {
+		t.Helper()
+		next := v
+		change(&next)
+		next.Known = e.Known(v.Known)
+		e, v = e.Step(v, next), next
+		if got := e.Services(); len(got) != 1 || got[0].Served != served || len(got[0].Identities) != identities {
+			t.Errorf("%s: announces %+v, want served %v and %d identities", reason, got, served, identities)
+		}
+	}
+	stand := func(healthy ...uint32) func(*View) {
+		return func(v *View) { v.Backends = put(v.Backends, name, backends(name, []string{"shop/a"}, healthy...)) }
+	}
+	gone := func(v *View) { v.Backends = v.Backends.With(nil, name) }
+	step("empty", gone, false, 0)
+	step("a pod that has never answered", stand(0), false, 1)
+	step("it answers", stand(1), true, 1)
+	step("it does not", stand(0), true, 1)
+	step("it is gone", gone, true, 1)
+
+	h, err := Sign(w.draft(1, 1), e, w.signer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, known, err := Recorded(h.Wire())
+	if err != nil {
+		t.Fatal(err)
+	}
+	restarted := View{Trust: v.Trust, Services: v.Services, Known: known}
+	if got := From(restarted).Services(); !got[0].Served || len(got[0].Identities) != 1 {
+		t.Errorf("after a restart: %+v, want it served still", got[0])
+	}
+
+	v.Known = e.Known(v.Known)
+	unexported := v
+	unexported.Services = put(v.Services, name, local("shop", "reviews", nil))
+	e, v = e.Step(v, unexported), unexported
+	step("unexported in between", func(v *View) { v.Services = put(v.Services, name, local("shop", "reviews", &mesh.Export{})) }, false, 0)
+}
+
+// TestOneChangeOfAThousand: one slot's health is one service encoded here and one decoded there; nothing changed is
+// nothing at all. The others are the same pointers on both sides.
+func TestOneChangeOfAThousand(t *testing.T) {
+	w, v := newWorld(t), exporting(1000, 10)
+	first := From(v)
+	if want := (Work{Encoded: 1000, Hashed: 1000}); first.Work != want {
+		t.Errorf("at first: %+v, want %+v", first.Work, want)
+	}
+	signed, err := Sign(w.draft(1, 1), first, w.signer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	held, err := Verify(signed.Wire(), w.from, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	name, other := named("shop", "s00500"), named("shop", "s00501")
+	next := v
+	next.Known = first.Known(v.Known)
+	next.Backends = put(v.Backends, name, backends(name, []string{"shop/a"}, 0, 1, 1, 1, 1, 1, 1, 1, 1, 1))
+	next.Backends = put(next.Backends, other, backends(other, []string{"shop/a"}, slices.Repeat([]uint32{1}, 10)...)) // says the same
+	second := first.Step(v, next)
+	if want := (Work{Encoded: 1, Hashed: 1}); second.Work != want {
+		t.Errorf("one slot's health: %+v, want %+v", second.Work, want)
+	}
+	if third := second.Step(next, next); third.Work != (Work{}) || !signed.Announces(first) || signed.Announces(second) {
+		t.Errorf("nothing changed: %+v", third.Work)
+	}
+	now, err := Sign(w.draft(1, 2), second, w.signer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	delta := Diff(signed, now)
+	got, err := Apply(delta, w.from, held)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := (Work{Hashed: 1, Decoded: 1}); got.Work != want || len(delta.Changed) != 1 {
+		t.Errorf("%d services travel, and cost %+v, want 1 and %+v", len(delta.Changed), got.Work, want)
+	}
+	shared := 0
+	for name, s := range got.Catalogue.Services {
+		if held.Catalogue.Services[name] == s {
+			shared++
+		}
+	}
+	if shared != 999 || got.Catalogue.Services[name].Slots[0].Healthy != 0 {
+		t.Errorf("%d services are shared with the catalogue before, want 999", shared)
+	}
+	if whole, err := Verify(now.Wire(), w.from, held); err != nil || whole.Work != got.Work {
+		t.Errorf("the whole over what is held: %+v, %v; want %+v", whole.Work, err, got.Work)
+	}
+	if again, err := Again(got, w.from); err != nil || again.Work != (Work{}) || again.Catalogue.Services[name] != got.Catalogue.Services[name] {
+		t.Errorf("verified again: %v, want no work", err)
 	}
 }
 
 func TestExportFitsOneMessage(t *testing.T) {
-	w := newWorld(t)
-	s := &mesh.Snapshot{
-		Trust:  &mesh.Trust{Self: west, Members: []mesh.Member{{Name: west, Namespaces: []string{"shop"}}}},
-		Config: &mesh.Config{Services: map[mesh.ServiceName]*mesh.Service{}},
+	w, v := newWorld(t), exporting(300, 1)
+	rules := v.Rules.Edit()
+	for name := range v.Services.Keys() {
+		rules.Put(name.LocalHost(), &mesh.HostRules{DestinationRules: []*mesh.DestinationRule{
+			{Object: mesh.ObjectName{Namespace: "shop"}, Source: make([]byte, MaxRouteBytes)},
+		}})
 	}
-	for i := range 300 {
-		name := mesh.ServiceName{Namespace: "shop", Name: fmt.Sprintf("s%d", i)}
-		s.Config.Services[name] = &mesh.Service{Name: name, Ports: []mesh.Port{{Number: 80, Protocol: mesh.HTTP}}, Export: &mesh.Export{}}
-		s.Config.DestinationRules = append(s.Config.DestinationRules, &mesh.DestinationRule{
-			Object: mesh.ObjectName{Namespace: "shop"}, Host: name.LocalHost(), Source: make([]byte, MaxRouteBytes),
-		})
+	v.Rules = rules.Map()
+	e := From(v)
+	if n, findings := len(e.Services()), e.Findings(); n+len(findings) != 300 || len(findings) == 0 || findings[0].Code != "export_too_many" {
+		t.Fatalf("%d services and %d findings of 300", n, len(findings))
 	}
-	services, findings := Export(View{Snapshot: s})
-	if len(services)+len(findings) != 300 || len(findings) == 0 || findings[0].Code != "export_too_many" {
-		t.Fatalf("%d services and %d findings of 300", len(services), len(findings))
+	h, err := Sign(w.draft(1, 1), e, w.signer)
+	if err != nil {
+		t.Fatal(err)
 	}
-	h := w.sign(t, 1, 1, services...)
 	raw, err := Marshal(h)
 	if err != nil {
 		t.Fatal(err)
@@ -105,4 +234,126 @@ func TestExportFitsOneMessage(t *testing.T) {
 	if err := CheckSnapshot(raw); err != nil {
 		t.Errorf("what is left does not fit: %v", err)
 	}
+}
+
+// TestFieldsOfANewerVersion: they are no fault, for one service or for all.
+func TestFieldsOfANewerVersion(t *testing.T) {
+	b, err := encode(service("shop", "reviews", 1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b = protowire.AppendString(protowire.AppendTag(b, 99, protowire.BytesType), "new")
+	if got, err := decode(b); err != nil || got.Name.Name != "reviews" {
+		t.Errorf("decode: %+v, %v", got, err)
+	}
+}
+
+// drawView makes a view of five services and what belongs to them.
+func drawView(t *rapid.T, from View) View {
+	v := from
+	if rapid.IntRange(0, 4).Draw(t, "trust") == 0 {
+		v.Trust = rapid.SampledFrom([]*mesh.Trust{nil, trustOf("shop"), trustOf("*"), trustOf("shop", "bank")}).Draw(t, "members")
+	}
+	for range rapid.IntRange(0, 6).Draw(t, "changes") {
+		ns := rapid.SampledFrom([]string{"shop", "bank"}).Draw(t, "namespace")
+		name := named(ns, rapid.SampledFrom([]string{"a", "b", "c"}).Draw(t, "name"))
+		switch rapid.IntRange(0, 3).Draw(t, "kind") {
+		case 0:
+			s := local(ns, name.Name, rapid.SampledFrom([]*mesh.Export{nil, {}, {}, {To: []mesh.ClusterName{"east"}}}).Draw(t, "export"))
+			for p := range rapid.SampledFrom([]int{0, 0, 0, 63}).Draw(t, "ports") {
+				s.Ports = append(s.Ports, mesh.Port{Name: fmt.Sprintf("p%d", p), Number: uint32(1000 + p), Protocol: mesh.TCP})
+			}
+			if v.Services = put(v.Services, name, s); rapid.IntRange(0, 5).Draw(t, "delete") == 0 {
+				v.Services = v.Services.With(nil, name)
+			}
+		case 1:
+			b := backends(name, rapid.SampledFrom([][]string{nil, {ns + "/x"}}).Draw(t, "accounts"))
+			for i := range rapid.SampledFrom([]int{0, 1, 2, 64}).Draw(t, "slots") {
+				b.Slots = append(b.Slots, mesh.SlotPods{Slot: drawSlot(t, uint32(i), 80)})
+			}
+			v.Backends = put(v.Backends, name, b)
+		case 2:
+			host := name.LocalHost()
+			if rapid.Bool().Draw(t, "clusterset") {
+				host = name.ClusterSetHost()
+			}
+			v.Rules = put(v.Rules, host, &mesh.HostRules{DestinationRules: []*mesh.DestinationRule{
+				{Object: mesh.ObjectName{Namespace: ns, Name: "d"}, Subsets: drawSubsets(t), Source: []byte(string(host))},
+			}})
+		case 3:
+			v.Known = put(v.Known, name, &Known{Served: rapid.Bool().Draw(t, "served"), Identities: []string{ns + "/known"}})
+		}
+	}
+	return v
+}
+
+func drawSlot(t *rapid.T, index uint32, ports ...uint32) mesh.Slot {
+	s := mesh.Slot{Index: index, Healthy: rapid.Uint32Range(0, 1).Draw(t, "healthy"), Total: 1, Labels: map[string]string{
+		"version": rapid.SampledFrom([]string{"v1", "v2"}).Draw(t, "version"),
+	}}
+	for _, p := range ports {
+		if rapid.IntRange(0, 3).Draw(t, "down") == 0 {
+			s.Down = append(s.Down, p)
+		}
+	}
+	return s
+}
+
+func drawSubsets(t *rapid.T) []mesh.Subset {
+	var out []mesh.Subset
+	for i, labels := range []map[string]string{{"version": "v1"}, {"version": "v2"}, {mesh.LabelCluster: string(west)}, {mesh.LabelCluster: "north"}, {}} {
+		if rapid.Bool().Draw(t, "subset") {
+			out = append(out, mesh.Subset{Name: fmt.Sprintf("s%d", i), Labels: labels})
+		}
+	}
+	for i := range rapid.SampledFrom([]int{0, 0, 20}).Draw(t, "many") {
+		out = append(out, mesh.Subset{Name: fmt.Sprintf("all%d", i)})
+	}
+	return out
+}
+
+// TestStepEqualsFrom is the law of everything incremental, and that what did not change is shared.
+func TestStepEqualsFrom(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		v := drawView(t, View{Trust: trustOf("shop")})
+		e := From(v)
+		for range rapid.IntRange(1, 5).Draw(t, "steps") {
+			next := drawView(t, v)
+			stepped, fresh := e.Step(v, next), From(next)
+			if diff := cmp.Diff(fresh.Services(), stepped.Services()); diff != "" {
+				t.Fatalf("services (-from nothing +step):\n%s", diff)
+			}
+			if diff := cmp.Diff(fresh.Findings(), stepped.Findings()); diff != "" {
+				t.Fatalf("findings (-from nothing +step):\n%s", diff)
+			}
+			if !sameEntries(stepped.entries, fresh.entries) {
+				t.Fatal("the same services are encoded otherwise")
+			}
+			for _, entry := range stepped.entries {
+				if i, ok := find(e.entries, entry.name); ok && e.entries[i].hash == entry.hash && e.entries[i] != entry && selfOf(v.Trust) != nil {
+					t.Fatalf("%s is the same and not shared", entry.name)
+				}
+			}
+			if stepped.Work.Encoded > len(stepped.offers) {
+				t.Fatalf("%d encoded of %d", stepped.Work.Encoded, len(stepped.offers))
+			}
+			if stepped.full != fresh.full || stepped.size != fresh.size || stepped.tight != fresh.tight {
+				t.Fatalf("comes to %d in %d bytes (tight %v), from nothing %d in %d (%v)", stepped.full, stepped.size, stepped.tight, fresh.full, fresh.size, fresh.tight)
+			}
+			known := stepped.Known(next.Known)
+			if diff := cmp.Diff(fmt.Sprint(sorted(fresh.Known(next.Known))), fmt.Sprint(sorted(known))); diff != "" {
+				t.Fatalf("known:\n%s", diff)
+			}
+			e, v = stepped, next
+		}
+	})
+}
+
+func sorted(m pmap.Map[mesh.ServiceName, Known]) []string {
+	var out []string
+	for name, k := range m.All() {
+		out = append(out, fmt.Sprint(name, *k))
+	}
+	slices.Sort(out)
+	return out
 }

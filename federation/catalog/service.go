@@ -12,20 +12,20 @@ import (
 	"isthmus.dev/isthmus/mesh"
 )
 
-// Encode gives the bytes of s that are hashed and sent. It refuses a service that a receiver would leave out.
-func Encode(s *mesh.ExportedService) ([]byte, error) {
+// encode gives the bytes of s that are hashed and sent. It refuses a service that a receiver would leave out.
+func encode(s *mesh.ExportedService) ([]byte, error) {
 	if err := validate(s); err != nil {
 		return nil, fmt.Errorf("encode service %s: %w", s.Name, err)
 	}
 	m := &pb.Service{
 		Namespace: s.Name.Namespace, Name: s.Name.Name, Identities: s.Identities,
-		VirtualServices: s.VirtualServices, DestinationRules: s.DestinationRules,
+		VirtualServices: s.VirtualServices, DestinationRules: s.DestinationRules, Served: s.Served, Reduced: s.Reduced,
 	}
 	for _, p := range s.Ports {
 		m.Ports = append(m.Ports, &pb.Port{Name: p.Name, Number: p.Number, Protocol: string(p.Protocol)})
 	}
 	for _, k := range s.Slots {
-		m.Slots = append(m.Slots, &pb.Slot{Index: k.Index, Generation: k.Generation, Zone: k.Zone, Labels: k.Labels, Healthy: k.Healthy, Total: k.Total})
+		m.Slots = append(m.Slots, &pb.Slot{Index: k.Index, Generation: k.Generation, Zone: k.Zone, Labels: k.Labels, Healthy: k.Healthy, Total: k.Total, Down: k.Down})
 	}
 	for _, c := range s.To {
 		m.To = append(m.To, string(c))
@@ -41,7 +41,7 @@ func Encode(s *mesh.ExportedService) ([]byte, error) {
 	return b, nil
 }
 
-// decode is the inverse of Encode. The bytes are bounded by the caller.
+// decode is the inverse of encode. The bytes are bounded by the caller.
 func decode(b []byte) (*mesh.ExportedService, error) {
 	var m pb.Service
 	if err := proto.Unmarshal(b, &m); err != nil {
@@ -50,6 +50,7 @@ func decode(b []byte) (*mesh.ExportedService, error) {
 	s := &mesh.ExportedService{
 		Name:       mesh.ServiceName{Namespace: m.Namespace, Name: m.Name},
 		Identities: m.Identities, VirtualServices: m.VirtualServices, DestinationRules: m.DestinationRules,
+		Served: m.Served, Reduced: m.Reduced,
 	}
 	for _, p := range m.Ports {
 		s.Ports = append(s.Ports, mesh.Port{Name: p.GetName(), Number: p.GetNumber(), Protocol: mesh.Protocol(p.GetProtocol())})
@@ -57,7 +58,7 @@ func decode(b []byte) (*mesh.ExportedService, error) {
 	for _, k := range m.Slots {
 		s.Slots = append(s.Slots, mesh.Slot{
 			Index: k.GetIndex(), Generation: k.GetGeneration(), Zone: k.GetZone(),
-			Labels: k.GetLabels(), Healthy: k.GetHealthy(), Total: k.GetTotal(),
+			Labels: k.GetLabels(), Healthy: k.GetHealthy(), Total: k.GetTotal(), Down: k.GetDown(),
 		})
 	}
 	for _, c := range m.To {
@@ -163,10 +164,29 @@ func validateSlots(s *mesh.ExportedService) error {
 		case len(k.Labels) > maxLabels:
 			return fmt.Errorf("slot %d has %d labels, %d at most", k.Index, len(k.Labels), maxLabels)
 		}
+		if err := validateDown(s, k); err != nil {
+			return err
+		}
 		for key, value := range k.Labels {
 			if key == "" || !plain(key, maxLabelKey) || !plain(value, maxLabelValue) {
 				return fmt.Errorf("slot %d: label %.70q is too long or not plain text", k.Index, key)
 			}
+		}
+	}
+	return nil
+}
+
+// validateDown wants ports of the service only: a slot cannot be down where nobody could call it.
+func validateDown(s *mesh.ExportedService, k mesh.Slot) error {
+	if len(k.Down) > len(s.Ports) {
+		return fmt.Errorf("slot %d is down on %d ports of %d", k.Index, len(k.Down), len(s.Ports))
+	}
+	for i, down := range k.Down {
+		if !slices.ContainsFunc(s.Ports, func(p mesh.Port) bool { return p.Number == down }) {
+			return fmt.Errorf("slot %d is down on port %d, which the service does not have", k.Index, down)
+		}
+		if i > 0 && k.Down[i-1] >= down {
+			return fmt.Errorf("slot %d: ports that are down are not sorted or occur twice", k.Index)
 		}
 	}
 	return nil

@@ -1,7 +1,6 @@
 package catalog
 
 import (
-	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/sha256"
@@ -11,6 +10,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	pb "isthmus.dev/isthmus/api/catalogue"
+	"isthmus.dev/isthmus/internal/pmap"
 	"isthmus.dev/isthmus/mesh"
 	"isthmus.dev/isthmus/trust/anchor"
 )
@@ -36,78 +36,179 @@ type Exporter struct {
 	Member     *mesh.Member
 	// Verifier is the receiver's present one: the signer has to chain to a local anchor and be meant for signing.
 	Verifier *anchor.Verifier
+	// Producer parses and restricts the rules that travel with a service, once for each service that came otherwise than
+	// it was held. Nil: they are not looked at.
+	Producer func(mesh.ClusterName, *mesh.ExportedService) *mesh.ProducerRules
 }
 
 // Verify checks a whole catalogue and gives it in usable form. Have is what the receiver holds of that cluster, or
-// nil. A catalogue equal to the one held is not an error.
+// nil: services that are the same are shared with it. A catalogue equal to the one held is not an error.
 //
-// One service that is damaged, or of a namespace the exporter is not granted, is left out with a finding. Everything
-// else refuses the whole.
+// One service that is damaged, or of a namespace the exporter is not granted, is left out with a finding. So are, or are
+// reduced, those beyond what the exporter's services may multiply to. Everything else refuses the whole.
 func Verify(s *pb.Snapshot, from Exporter, have *Holding) (*Holding, error) {
-	h, err := verify(s, from, have)
+	services := s.GetServices()
+	err := checkServices(services)
+	var h *Holding
+	if err == nil {
+		h, err = verify(s.GetManifest(), from, have, func(i int, want entry, work *Work) ([]byte, error) {
+			if i >= len(services) {
+				return nil, fmt.Errorf("manifest names more services than the %d that came", len(services))
+			}
+			work.Hashed++
+			if sha256.Sum256(services[i]) != want.hash {
+				return nil, fmt.Errorf("service %.130q does not match its hash", want.name.String())
+			}
+			return services[i], nil
+		})
+	}
+	if err == nil && len(h.entries) != len(services) {
+		err = fmt.Errorf("manifest names %d services, %d came", len(h.entries), len(services))
+	}
 	if err != nil {
 		return nil, fmt.Errorf("verify catalogue of cluster %q: %w", from.Member.Name, err)
 	}
 	return h, nil
 }
 
-func verify(s *pb.Snapshot, from Exporter, have *Holding) (*Holding, error) {
-	if err := checkServices(s.GetServices()); err != nil {
-		return nil, err
+// Again checks what is held by what is known of the exporter now: grants and anchors may be others.
+func Again(h *Holding, from Exporter) (*Holding, error) {
+	again, err := verify(h.Manifest, from, h, func(_ int, want entry, _ *Work) ([]byte, error) {
+		return nil, fmt.Errorf("service %.130q is not held", want.name.String())
+	})
+	if err != nil {
+		return nil, fmt.Errorf("verify catalogue of cluster %q again: %w", from.Member.Name, err)
 	}
-	m, key, err := verifyManifest(s.GetManifest(), from)
+	return again, nil
+}
+
+// fetch gives the bytes of the manifest's service i, whose name and hash are wanted, after a look at the hash.
+type fetch func(i int, want entry, work *Work) ([]byte, error)
+
+// verify makes a holding of a manifest. Services that are held with the same hash are taken from there, the others from
+// fetch.
+func verify(signed *pb.SignedManifest, from Exporter, have *Holding, fetch fetch) (*Holding, error) {
+	m, key, err := verifyManifest(signed, from)
 	if err != nil {
 		return nil, err
 	}
 	version := VersionFromWire(m.Version)
-	if err := checkVersion(version, s.Manifest.Payload, from.Member, have); err != nil {
+	if err := checkVersion(version, signed.Payload, from.Member, have); err != nil {
 		return nil, err
 	}
-	if len(m.Entries) != len(s.Services) {
-		return nil, fmt.Errorf("manifest names %d services, %d came", len(m.Entries), len(s.Services))
-	}
 	h := &Holding{
-		Catalogue: &mesh.Catalogue{Cluster: from.Member.Name, Version: version, Services: make(map[mesh.ServiceName]*mesh.ExportedService, len(m.Entries))},
-		Wire:      s, IssuedUnix: m.IssuedUnix, digest: sha256.Sum256(s.Manifest.Payload), key: key,
+		Manifest: signed, IssuedUnix: m.IssuedUnix, version: version, digest: sha256.Sum256(signed.Payload), key: key,
+		entries: make([]*entry, len(m.Entries)),
 	}
+	var held []*entry
+	if have != nil {
+		held = have.entries
+	}
+	size := 0
 	for i, e := range m.Entries {
-		name := mesh.ServiceName{Namespace: e.GetNamespace(), Name: e.GetName()}
-		if i > 0 && !h.entries[i-1].name.Less(name) {
+		want := entry{name: mesh.ServiceName{Namespace: e.GetNamespace(), Name: e.GetName()}}
+		if copy(want.hash[:], e.GetHash()) != sha256.Size || len(e.GetHash()) != sha256.Size {
+			return nil, fmt.Errorf("a hash has %d bytes, want %d", len(e.GetHash()), sha256.Size)
+		}
+		if i > 0 && !h.entries[i-1].name.Less(want.name) {
 			return nil, errors.New("manifest is not sorted or names a service twice")
 		}
-		hash := sha256.Sum256(s.Services[i])
-		if !bytes.Equal(hash[:], e.GetHash()) {
-			return nil, fmt.Errorf("service %.130q does not match its hash", name.String())
+		var old *entry
+		if at, ok := find(held, want.name); ok && held[at].hash == want.hash {
+			old, want.encoded = held[at], held[at].encoded
+		} else if want.encoded, err = fetch(i, want, &h.Work); err != nil {
+			return nil, err
 		}
-		h.add(read(entry{name: name, hash: hash, encoded: s.Services[i]}, from.Member, have))
+		if size += len(want.encoded); size > MaxBytes {
+			return nil, fmt.Errorf("services have more than %d bytes", MaxBytes)
+		}
+		h.entries[i] = read(want, old, from, &h.Work)
 	}
+	h.use(from.Member.Name, have)
 	return h, nil
 }
 
-// read decodes one service whose hash is right, or says why it is left out.
-func read(e entry, member *mesh.Member, have *Holding) entry {
+// read decodes one service whose hash is right, or says why it is left out. Old is the same service as it is held; nil
+// if it is not.
+func read(e entry, old *entry, from Exporter, work *Work) *entry {
+	const notGranted = "import_not_granted"
+	member := from.Member
 	if !member.Grants(e.name.Namespace) {
-		e.finding = leftOut(e.name, member, "import_not_granted",
+		e.finding = leftOut(e.name, member, notGranted,
 			fmt.Sprintf("the federation does not grant cluster %q namespace %.70q", member.Name, e.name.Namespace),
 			"have the authority grant the namespace, or the cluster unexport the service")
-		return e
+		return &e
 	}
-	if have != nil {
-		if i, ok := have.index[e.name]; ok && have.entries[i].hash == e.hash && have.entries[i].service != nil {
-			e.service = have.entries[i].service
-			return e
-		}
+	if old != nil && old.finding.Code != notGranted {
+		return old
 	}
 	s, err := decode(e.encoded)
+	work.Decoded++
 	if err == nil && s.Name != e.name {
 		err = fmt.Errorf("manifest calls it %.130q, it calls itself %.130q", e.name.String(), s.Name.String())
 	}
 	if err != nil {
 		e.finding = leftOut(e.name, member, "import_invalid", err.Error(), "run the same version of Isthmus in both clusters")
-		return e
+		return &e
 	}
-	e.service = s
-	return e
+	if from.Producer != nil && len(s.VirtualServices)+len(s.DestinationRules) > 0 {
+		s.Producer = from.Producer(member.Name, s)
+		e.subsets = subsetsOf(s.Producer.DestinationRules)
+	}
+	e.service, e.cost = s, cost(s, member.Name, e.subsets)
+	return &e
+}
+
+// use judges the services that could be read, and makes the catalogue of those in use. A service that is the same, and
+// judged the same, as in the holding before is the same pointer.
+func (h *Holding) use(of mesh.ClusterName, have *Holding) {
+	costs := make([]Cost, len(h.entries))
+	for i, e := range h.entries {
+		costs[i] = e.cost // nothing for one that is left out
+	}
+	h.verdicts = Judge(costs, Products)
+	services := make(map[mesh.ServiceName]*mesh.ExportedService, len(h.entries))
+	h.Catalogue = &mesh.Catalogue{Cluster: of, Version: h.version, Services: services}
+	for i, e := range h.entries {
+		if e.service == nil {
+			h.Findings = append(h.Findings, e.finding)
+			continue
+		}
+		verdict, service := h.verdict(i), e.service
+		if verdict == Reduced {
+			service = have.reduced(e)
+			if service == nil {
+				service = reduce(e.service, of, e.subsets)
+			}
+		}
+		if verdict == Whole && service.Reduced {
+			verdict = Reduced // by the exporter itself
+		}
+		if verdict != Whole {
+			h.Findings = append(h.Findings, overBudget("import", e.cost, verdict, of))
+		}
+		if verdict != LeftOut {
+			services[e.name] = service
+		}
+	}
+}
+
+func (h *Holding) verdict(i int) Verdict {
+	if h.verdicts == nil {
+		return Whole
+	}
+	return h.verdicts[i]
+}
+
+// reduced is what a holding uses of a service that it reduced; nil if it does not hold it or did not reduce it.
+func (h *Holding) reduced(e *entry) *mesh.ExportedService {
+	if h == nil || h.verdicts == nil {
+		return nil
+	}
+	if at, ok := find(h.entries, e.name); ok && h.entries[at] == e && h.verdicts[at] == Reduced {
+		return h.Catalogue.Services[e.name]
+	}
+	return nil
 }
 
 func leftOut(name mesh.ServiceName, member *mesh.Member, code, why, fix string) mesh.Finding {
@@ -187,16 +288,23 @@ func checkVersion(got mesh.CatalogueVersion, payload []byte, member *mesh.Member
 	return nil
 }
 
-// Recorded reads the version of this cluster's own record without checking its signature, which may have expired
-// meanwhile. It is for numbering on, never for trusting the contents.
-func Recorded(s *pb.Snapshot) (mesh.CatalogueVersion, error) {
-	payload := s.GetManifest().GetPayload()
+// Recorded reads this cluster's own record without checking its signature, which may have expired meanwhile: the version,
+// for numbering on, and what an exporter has to remember of its services ([View].Known). Who could change the file could
+// as well take the keys beside it.
+func Recorded(s *pb.Snapshot) (mesh.CatalogueVersion, pmap.Map[mesh.ServiceName, Known], error) {
+	payload, known := s.GetManifest().GetPayload(), pmap.Map[mesh.ServiceName, Known]{}.Edit()
 	if err := scan(payload, limits{fieldManifestEntries: MaxServices}, nil); err != nil {
-		return mesh.CatalogueVersion{}, fmt.Errorf("read own catalogue: %w", err)
+		return mesh.CatalogueVersion{}, known.Map(), fmt.Errorf("read own catalogue: %w", err)
 	}
 	var m pb.Manifest
 	if err := proto.Unmarshal(payload, &m); err != nil {
-		return mesh.CatalogueVersion{}, fmt.Errorf("read own catalogue: %w", err)
+		return mesh.CatalogueVersion{}, known.Map(), fmt.Errorf("read own catalogue: %w", err)
 	}
-	return VersionFromWire(m.Version), nil
+	for _, b := range s.GetServices() {
+		// One that an older version wrote otherwise is not remembered.
+		if service, err := decode(b); err == nil && (service.Served || len(service.Identities) > 0) {
+			known.Put(service.Name, &Known{Identities: service.Identities, Served: service.Served})
+		}
+	}
+	return VersionFromWire(m.Version), known.Map(), nil
 }

@@ -41,7 +41,7 @@ func (m *Membership) Admitter() join.Admitter {
 	return nil
 }
 
-// Registrar is Authority for join.MembershipConfig: a nil interface where this cluster is not the authority.
+// Registrar is Authority for join.MemberServiceConfig: a nil interface where this cluster is not the authority.
 func (m *Membership) Registrar() join.Registrar {
 	if a := m.Authority(); a != nil {
 		return a

@@ -70,7 +70,7 @@ func (f *federation) serve() {
 	must(f.t, err)
 	joins, members := grpc.NewServer(grpc.Creds(tunnel.Credentials())), grpc.NewServer(grpc.Creds(tunnel.Credentials()))
 	joinrpc.RegisterJoinServer(joins, join.NewServer(join.ServerConfig{Tokens: m.Tokens(), Admitter: m.Admitter}))
-	joinrpc.RegisterMembershipServer(members, join.NewMembership(join.MembershipConfig{Verifier: m.Verifier, Trust: m.Trust, Registrar: m.Registrar}))
+	joinrpc.RegisterMembershipServer(members, join.NewMemberService(join.MemberServiceConfig{Verifier: m.Verifier, Trust: m.Trust, Registrar: m.Registrar}))
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	wg.Go(func() { ts.Serve(ctx, l) })

@@ -255,9 +255,27 @@ func (n *node) want(reason string, c mesh.ClusterName, reachable bool, services 
 
 func (n *node) publish(services ...*mesh.ExportedService) {
 	n.t.Helper()
-	if err := n.publisher.Publish(services); err != nil {
+	if err := n.publisher.Publish(exporting(n.name, services...)); err != nil {
 		n.t.Fatal(err)
 	}
+}
+
+// exporting is an export that announces exactly these services.
+func exporting(self mesh.ClusterName, services ...*mesh.ExportedService) catalog.Exports {
+	v := catalog.View{Trust: &mesh.Trust{Self: self, Members: []mesh.Member{member(self, 0, "*")}}}
+	for _, s := range services {
+		b, rules := &mesh.Backends{Service: s.Name}, &mesh.HostRules{}
+		for _, k := range s.Slots {
+			b.Slots = append(b.Slots, mesh.SlotPods{Slot: k})
+		}
+		for _, source := range s.VirtualServices {
+			rules.VirtualServices = append(rules.VirtualServices, &mesh.VirtualService{Object: mesh.ObjectName{Namespace: s.Name.Namespace}, Source: source})
+		}
+		v.Services = v.Services.With(map[mesh.ServiceName]*mesh.Service{s.Name: {Name: s.Name, Ports: s.Ports, Export: &mesh.Export{}}})
+		v.Backends = v.Backends.With(map[mesh.ServiceName]*mesh.Backends{s.Name: b})
+		v.Rules = v.Rules.With(map[mesh.Host]*mesh.HostRules{s.Name.LocalHost(): rules})
+	}
+	return catalog.From(v)
 }
 
 func service(name string, healthy uint32) *mesh.ExportedService {

@@ -15,6 +15,7 @@ import (
 	"isthmus.dev/isthmus/api/rpc/syncrpc"
 	"isthmus.dev/isthmus/federation/catalog"
 	"isthmus.dev/isthmus/federation/tunnel"
+	"isthmus.dev/isthmus/internal/pmap"
 	"isthmus.dev/isthmus/mesh"
 	"isthmus.dev/isthmus/trust/anchor"
 )
@@ -51,11 +52,11 @@ type PublisherConfig struct {
 func (c *PublisherConfig) Validate() error {
 	switch {
 	case c.Dir == "":
-		return errors.New("sync: PublisherConfig.Dir is not set")
+		return errors.New("streams: PublisherConfig.Dir is not set")
 	case c.Trust == nil || c.Verifier == nil || c.Signer == nil:
-		return errors.New("sync: PublisherConfig.Trust, Verifier and Signer have to be set")
+		return errors.New("streams: PublisherConfig.Trust, Verifier and Signer have to be set")
 	case c.Document == nil || c.ChainAfter == nil:
-		return errors.New("sync: PublisherConfig.Document and ChainAfter have to be set")
+		return errors.New("streams: PublisherConfig.Document and ChainAfter have to be set")
 	}
 	return nil
 }
@@ -74,6 +75,9 @@ type Publisher struct {
 	// loaded is the catalogue of before the restart, if it still verifies; it is served once services are known
 	// to be the same.
 	loaded *catalog.Holding
+	// known is what the catalogue of before the restart says of its services.
+	known pmap.Map[mesh.ServiceName, catalog.Known]
+	work  catalog.Work
 	// recent are the published catalogues, the present one last.
 	recent []*catalog.Holding
 	// changed is closed and replaced when there is something new for the streams.
@@ -108,18 +112,20 @@ func (p *Publisher) Load() error {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
+	var v mesh.CatalogueVersion
+	var known pmap.Map[mesh.ServiceName, catalog.Known]
 	if err == nil {
-		var v mesh.CatalogueVersion
-		if v, err = catalog.Recorded(s); err == nil {
-			p.mu.Lock()
-			defer p.mu.Unlock()
-			p.recorded = v
-			if from, ok := p.self(); ok {
-				// An error means that it has to be signed anew.
-				p.loaded, _ = catalog.Verify(s, from, nil)
-			}
-			return nil
+		v, known, err = catalog.Recorded(s)
+	}
+	if err == nil {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.recorded, p.known = v, known
+		if from, ok := p.self(); ok {
+			// An error means that it has to be signed anew.
+			p.loaded, _ = catalog.Verify(s, from, nil)
 		}
+		return nil
 	}
 	p.config.Log.Warn("own catalogue is damaged, numbering anew", "err", err)
 	return nil
@@ -135,10 +141,25 @@ func (p *Publisher) self() (catalog.Exporter, bool) {
 	return catalog.Exporter{Federation: t.Federation, Member: m, Verifier: p.config.Verifier()}, ok
 }
 
-// Publish makes services the catalogue of this cluster. It does nothing where they are those already published by the
-// present incarnation with the present signer, so it may be called whenever something might have changed: the
+// Known is what the catalogue of before the restart says of its services ([catalog.View].Known); empty before
+// [Publisher.Load].
+func (p *Publisher) Known() pmap.Map[mesh.ServiceName, catalog.Known] {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.known
+}
+
+// Work is what publishing took since the start.
+func (p *Publisher) Work() catalog.Work {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.work
+}
+
+// Publish makes an export the catalogue of this cluster. It signs nothing where the services are those already published
+// by the present incarnation with the present signer, so it may be called whenever something might have changed: the
 // services, the document, the signer's certificate. While in no federation nothing is published.
-func (p *Publisher) Publish(services []*mesh.ExportedService) error {
+func (p *Publisher) Publish(e catalog.Exports) error {
 	p.publishing.Lock()
 	defer p.publishing.Unlock()
 	self, ok := p.self()
@@ -155,13 +176,13 @@ func (p *Publisher) Publish(services []*mesh.ExportedService) error {
 		present = p.loaded
 	}
 	p.mu.Unlock()
-	next, err := catalog.Sign(p.draft(self, next(version, self.Member.Incarnation)), services, signer)
-	if err != nil {
-		return fmt.Errorf("publish catalogue: %w", err)
-	}
-	if next.SameServices(present) && present.Version() == version && version.Incarnation == self.Member.Incarnation && signedBy(present, signer) {
+	if present.Announces(e) && present.Version() == version && version.Incarnation == self.Member.Incarnation && signedBy(present, signer) {
 		p.take(present)
 		return nil
+	}
+	next, err := catalog.Sign(p.draft(self, next(version, self.Member.Incarnation)), e, signer)
+	if err != nil {
+		return fmt.Errorf("publish catalogue: %w", err)
 	}
 	if err := p.disk.write(ownFile, next, true); err != nil {
 		return fmt.Errorf("publish catalogue: %w", err)
@@ -184,7 +205,7 @@ func next(held mesh.CatalogueVersion, incarnation uint64) mesh.CatalogueVersion 
 }
 
 func signedBy(h *catalog.Holding, s catalog.Signer) bool {
-	chain := h.Wire.GetManifest().GetChain()
+	chain := h.Manifest.GetChain()
 	return len(chain) > 0 && len(s.Chain) > 0 && bytes.Equal(chain[0], s.Chain[0])
 }
 
@@ -196,7 +217,7 @@ func (p *Publisher) take(h *catalog.Holding) {
 	if p.present() == h {
 		return
 	}
-	p.recorded = h.Version()
+	p.recorded, p.work = h.Version(), p.work.Add(h.Work)
 	p.recent = append(p.recent, h)
 	if len(p.recent) > history {
 		p.recent = append(p.recent[:0:0], p.recent[1:]...)
@@ -223,7 +244,7 @@ func (p *Publisher) Forget() error {
 	p.publishing.Lock()
 	defer p.publishing.Unlock()
 	p.mu.Lock()
-	p.recorded, p.loaded, p.recent = mesh.CatalogueVersion{}, nil, nil
+	p.recorded, p.loaded, p.recent, p.known = mesh.CatalogueVersion{}, nil, nil, pmap.Map[mesh.ServiceName, catalog.Known]{}
 	p.wake()
 	p.mu.Unlock()
 	return p.disk.remove(ownFile)

@@ -226,7 +226,7 @@ func (s *stream) sendWhole(present *catalog.Holding) error {
 		return status.Error(codes.ResourceExhausted, "the whole catalogue was asked for too often")
 	}
 	s.held, s.sent = present, present.Version()
-	return s.grpc.Send(&pb.SubscribeResponse{Kind: &pb.SubscribeResponse_Snapshot{Snapshot: present.Wire}})
+	return s.grpc.Send(&pb.SubscribeResponse{Kind: &pb.SubscribeResponse_Snapshot{Snapshot: present.Wire()}})
 }
 
 func (s *stream) handle(r *pb.SubscribeRequest, present *catalog.Holding) error {

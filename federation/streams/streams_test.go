@@ -48,6 +48,12 @@ func TestSnapshotThenDelta(t *testing.T) {
 		if got := b.publisher.Current(); got != before {
 			t.Errorf("unchanged services made version %v of %v", got, before)
 		}
+		if got := b.publisher.Work().Signed; got != 3 {
+			t.Errorf("%d signatures for 3 catalogues", got)
+		}
+		if got, want := a.subscriber.Status()[0].Work, (catalog.Work{Hashed: 3, Decoded: 3}); got != want {
+			t.Errorf("4 services came in 3 catalogues, one of them only to go: %+v, want %+v", got, want)
+		}
 		settle(time.Minute)
 		if got := a.updates; got != 3 {
 			t.Errorf("%d updates were handed out in a minute without changes, want 3", got)
@@ -269,6 +275,49 @@ func TestForget(t *testing.T) {
 	})
 }
 
+// TestAnotherSigner: the same services are signed anew when the leaf that signs is another one, and taken over so.
+func TestAnotherSigner(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFederation(t)
+		a, b := f.node(east), f.node(west)
+		a.start()
+		b.start()
+		b.publish(service("reviews", 2))
+		settle(time.Second)
+		leaf := f.ca.Leaf(west, mesh.PathCatalog)
+		b.signer = catalog.Signer{Key: leaf.PrivateKey.(crypto.Signer), Chain: leaf.Certificate}
+		b.publish(service("reviews", 2))
+		b.publish(service("reviews", 2))
+		settle(time.Second)
+		a.want("signed anew", west, true, "reviews=2")
+		if got := b.publisher.Work().Signed; got != 2 || !a.subscriber.SignerKey(west).Equal(b.signer.Key.Public()) {
+			t.Errorf("%d signatures, want 2, the last one with the new key", got)
+		}
+		if got := a.subscriber.Status()[0].Work.Decoded; got != 1 {
+			t.Errorf("%d services decoded, want 1: the same one came under two signatures", got)
+		}
+	})
+}
+
+// TestMemoryOutlivesARestart: what an exporter has to remember of its services is in its own catalogue.
+func TestMemoryOutlivesARestart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFederation(t)
+		b := f.node(west)
+		b.start()
+		if b.publisher.Known().Len() != 0 {
+			t.Error("something is known before anything was published")
+		}
+		b.publish(service("reviews", 2), service("empty", 0))
+		b.stop()
+		b.start()
+		known := b.publisher.Known()
+		if k := known.At(mesh.ServiceName{Namespace: "shop", Name: "reviews"}); known.Len() != 1 || k == nil || !k.Served {
+			t.Errorf("%d known, reviews as %+v; want reviews alone, served", known.Len(), k)
+		}
+	})
+}
+
 // raw opens a stream to west's publisher as east.
 func raw(t *testing.T, a *node) (grpc.BidiStreamingClient[pb.SubscribeRequest, pb.SubscribeResponse], func()) {
 	t.Helper()
@@ -341,7 +390,7 @@ func TestSlowSubscriberGetsTheNewestOnly(t *testing.T) {
 
 func mustRecorded(t *testing.T, m *pb.SignedManifest) mesh.CatalogueVersion {
 	t.Helper()
-	v, err := catalog.Recorded(&pb.Snapshot{Manifest: m})
+	v, _, err := catalog.Recorded(&pb.Snapshot{Manifest: m})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -426,12 +475,12 @@ func TestHostilePublisherWithdrawsNothing(t *testing.T) {
 
 		other := f.ca.Leaf(east, mesh.PathCatalog)
 		draft := catalog.Draft{Cluster: west, Federation: testca.Federation, Version: mesh.CatalogueVersion{Incarnation: 2, Revision: 9, Sequence: 9}}
-		stolen, err := catalog.Sign(draft, nil, catalog.Signer{Key: other.PrivateKey.(crypto.Signer), Chain: other.Certificate})
+		stolen, err := catalog.Sign(draft, catalog.Exports{}, catalog.Signer{Key: other.PrivateKey.(crypto.Signer), Chain: other.Certificate})
 		if err != nil {
 			t.Fatal(err)
 		}
 		draft.Version.Incarnation, draft.Version.Revision = 1, 1
-		old, err := catalog.Sign(draft, nil, b.signer)
+		old, err := catalog.Sign(draft, catalog.Exports{}, b.signer)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -439,10 +488,10 @@ func TestHostilePublisherWithdrawsNothing(t *testing.T) {
 			return &pb.SubscribeResponse{Kind: &pb.SubscribeResponse_Snapshot{Snapshot: s}}
 		}
 		lies := []*pb.SubscribeResponse{
-			snapshot(nil), snapshot(stolen.Wire), snapshot(old.Wire),
-			{Kind: &pb.SubscribeResponse_Delta{Delta: &pb.Delta{Manifest: good.Wire.Manifest, Changed: [][]byte{[]byte("x")}}}},
+			snapshot(nil), snapshot(stolen.Wire()), snapshot(old.Wire()),
+			{Kind: &pb.SubscribeResponse_Delta{Delta: &pb.Delta{Manifest: good.Manifest, Changed: [][]byte{[]byte("x")}}}},
 			{Kind: &pb.SubscribeResponse_Delta{Delta: catalog.Diff(good, stolen)}},
-			{Kind: &pb.SubscribeResponse_Snapshot{Snapshot: &pb.Snapshot{Manifest: good.Wire.Manifest, Services: make([][]byte, 20_000)}}},
+			{Kind: &pb.SubscribeResponse_Snapshot{Snapshot: &pb.Snapshot{Manifest: good.Manifest, Services: make([][]byte, 20_000)}}},
 			{},
 		}
 		leaf := f.ca.Leaf(west, mesh.PathFederation)

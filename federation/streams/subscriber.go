@@ -34,6 +34,8 @@ type SubscriberConfig struct {
 	// Documents takes a chain of documents that a member sent, oldest first, and verifies it itself. An error ends the
 	// stream.
 	Documents func(from mesh.ClusterName, chain []*document.Signed) error
+	// Producer is [catalog.Exporter].Producer.
+	Producer func(mesh.ClusterName, *mesh.ExportedService) *mesh.ProducerRules
 	// Reachable, if not nil, is told when a member's stream comes up and when it is lost. It must not wait.
 	Reachable func(member mesh.ClusterName, reachable bool)
 	// StaleAfter is the silence after which a catalogue is marked stale; default [catalog.DefaultStaleAfter].
@@ -49,11 +51,11 @@ type SubscriberConfig struct {
 func (c *SubscriberConfig) Validate() error {
 	switch {
 	case c.Dir == "":
-		return errors.New("sync: SubscriberConfig.Dir is not set")
+		return errors.New("streams: SubscriberConfig.Dir is not set")
 	case c.Trust == nil || c.Verifier == nil || c.Document == nil:
-		return errors.New("sync: SubscriberConfig.Trust, Verifier and Document have to be set")
+		return errors.New("streams: SubscriberConfig.Trust, Verifier and Document have to be set")
 	case c.Dial == nil || c.Send == nil || c.Documents == nil:
-		return errors.New("sync: SubscriberConfig.Dial, Send and Documents have to be set")
+		return errors.New("streams: SubscriberConfig.Dial, Send and Documents have to be set")
 	}
 	return nil
 }
@@ -68,6 +70,8 @@ type PeerStatus struct {
 	Version  mesh.CatalogueVersion
 	Services int
 	Findings []mesh.Finding
+	// Work is what taking over its catalogues took since the start.
+	Work catalog.Work
 	// RoundTrip is from the stream's first message to the first answer; 0 if not known.
 	RoundTrip time.Duration
 	// Document is the newest one the peer says it has.
@@ -160,7 +164,7 @@ func (s *Subscriber) exporter(name mesh.ClusterName) (catalog.Exporter, bool) {
 		return catalog.Exporter{}, false
 	}
 	m, ok := t.Member(name)
-	return catalog.Exporter{Federation: t.Federation, Member: m, Verifier: s.config.Verifier()}, ok
+	return catalog.Exporter{Federation: t.Federation, Member: m, Verifier: s.config.Verifier(), Producer: s.config.Producer}, ok
 }
 
 // subscription gives the peer of that name, made if it is missing.

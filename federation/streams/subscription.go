@@ -189,7 +189,7 @@ func (p *subscription) verifyAgain(ctx context.Context) *catalog.Holding {
 	from, err := p.exporter()
 	var again *catalog.Holding
 	if err == nil {
-		again, err = catalog.Verify(p.held.Wire, from, nil)
+		again, err = catalog.Again(p.held, from)
 	}
 	if err != nil {
 		p.subscriber.config.Log.Warn("catalogue of a member does not hold any more, withdrawing it", "peer", p.name, "err", err)
@@ -200,8 +200,7 @@ func (p *subscription) verifyAgain(ctx context.Context) *catalog.Holding {
 		p.hand(ctx)
 		return nil
 	}
-	same := func(*mesh.ExportedService, *mesh.ExportedService) bool { return true } // by name: the contents are signed
-	if !maps.EqualFunc(again.Catalogue.Services, p.held.Catalogue.Services, same) {
+	if !maps.Equal(again.Catalogue.Services, p.held.Catalogue.Services) {
 		p.hold(again)
 		p.hand(ctx)
 	}
@@ -215,7 +214,7 @@ func (p *subscription) hold(h *catalog.Holding) {
 		p.key = h.SignerKey()
 		s.Version, s.Services, s.Findings = h.Version(), 0, nil
 		if h != nil {
-			s.Services, s.Findings = len(h.Catalogue.Services), h.Findings
+			s.Services, s.Findings, s.Work = len(h.Catalogue.Services), h.Findings, s.Work.Add(h.Work)
 		}
 	})
 }
@@ -372,7 +371,7 @@ func (s *session) heartbeat(b *pb.Heartbeat) error {
 		return nil
 	}
 	s.testified = true
-	return s.stream.Send(&pb.SubscribeRequest{Kind: &pb.SubscribeRequest_Evidence{Evidence: s.held.Wire.GetManifest()}})
+	return s.stream.Send(&pb.SubscribeRequest{Kind: &pb.SubscribeRequest_Evidence{Evidence: s.held.Manifest}})
 }
 
 // catalogue takes over what read makes of a message.

@@ -80,6 +80,11 @@ func TestRulesBite(t *testing.T) {
 			m + "discovery/etcd": {m + "internal/x"}, m + "internal/x": {m + "controlplane/world"}}, false},
 		{"sources know nothing of what is built from them", "config is what they share", archtest.Graph{m + "discovery/etcd": {m + "config"}}, true},
 
+		{"the federation knows no control plane", "the wiring", archtest.Graph{m + "federation/peers": {m + "controlplane/admin"}}, false},
+		{"the federation knows no control plane", "the language", archtest.Graph{
+			m + "federation/peers": {m + "internal/x"}, m + "internal/x": {m + "config"}}, false},
+		{"the federation knows no control plane", "itself", archtest.Graph{m + "federation/peers": {m + "federation/streams", m + "mesh"}}, true},
+
 		{"trust stands alone", "another package", archtest.Graph{m + "trust/ca": {m + "federation/document"}}, false},
 		{"trust stands alone", "mesh, api, itself", archtest.Graph{m + "trust/ca": {m + "mesh", m + "api/document", m + "trust/store"}}, true},
 

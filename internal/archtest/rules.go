@@ -83,6 +83,13 @@ var Rules = []Rule{
 		Forbidden: own("controlplane/world/...", "controlplane/translate/...", "controlplane/xdsserver/..."),
 	},
 	{
+		Name:      "the federation knows no control plane",
+		Reason:    "its core is the same whatever decides what is exported: federation/peers is told by plain functions, rules of producers are admitted by one of them",
+		Subjects:  []string{"federation/..."},
+		Reach:     Own,
+		Forbidden: own("controlplane/...", "config/...", "discovery/..."),
+	},
+	{
 		Name:     "trust stands alone",
 		Reason:   "who audits keys and certificates must be able to read them without the rest",
 		Subjects: []string{"trust/..."},

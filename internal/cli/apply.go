@@ -224,11 +224,7 @@ func (g *Globals) printAnalyzed(findings []findingDoc) error {
 }
 
 func docOfApply(response *admin.ApplyResponse) applyDoc {
-	doc := applyDoc{Findings: []findingDoc{}, Applied: response.GetApplied(), Objects: []appliedDoc{}}
-	for _, f := range response.GetFindings() {
-		doc.Findings = append(doc.Findings, findingDoc{Code: f.GetCode(), Level: f.GetLevel(), Object: f.GetObject(), Path: f.GetPath(),
-			File: f.GetFile(), Line: f.GetLine(), Message: f.GetMessage(), Fix: f.GetFix()})
-	}
+	doc := applyDoc{Findings: docOfFindings(response.GetFindings()), Applied: response.GetApplied(), Objects: []appliedDoc{}}
 	for i, o := range response.GetObjects() {
 		outcome := ""
 		if i < len(response.GetOutcomes()) {
@@ -237,6 +233,15 @@ func docOfApply(response *admin.ApplyResponse) applyDoc {
 		doc.Objects = append(doc.Objects, appliedDoc{o.GetApiVersion(), o.GetKind(), o.GetNamespace(), o.GetName(), outcome, o.GetVersion()})
 	}
 	return doc
+}
+
+func docOfFindings(findings []*admin.Finding) []findingDoc {
+	out := make([]findingDoc, 0, len(findings))
+	for _, f := range findings {
+		out = append(out, findingDoc{Code: f.GetCode(), Level: f.GetLevel(), Object: f.GetObject(), Path: f.GetPath(),
+			File: f.GetFile(), Line: f.GetLine(), Message: f.GetMessage(), Fix: f.GetFix()})
+	}
+	return out
 }
 
 // printFindings prints "file:line: level CODE Kind ns/name path: message" and the fix below it.

@@ -222,6 +222,10 @@ func (f *fake) ExportService(_ context.Context, request *admin.ExportServiceRequ
 		err := hint.Code(fmt.Errorf("export hr/payroll: namespace hr is not granted to cluster west"), "namespace_not_granted")
 		return nil, hint.Wrap(err, "the authority grants namespaces: isthmus cluster token create west --namespaces shop,hr")
 	}
+	if request.GetName() == "big" {
+		return &admin.ExportServiceResponse{Exported: true, Findings: []*admin.Finding{{Code: "export_reduced", Level: "warning", Object: "Service shop/big",
+			Message: "other clusters use one slot a port and subset", Fix: "unexport services nobody calls"}}}, nil
+	}
 	if request.GetUnexport() && len(request.GetTo()) == 0 {
 		return &admin.ExportServiceResponse{}, nil
 	}

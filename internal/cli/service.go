@@ -131,9 +131,12 @@ func printServices(p *output.Printer, services []serviceDoc) {
 func newServiceExport(g *Globals) *cobra.Command {
 	var to []string
 	c := &cobra.Command{
-		Use:     "export NAME",
-		Short:   "Let other clusters call a service",
-		Long:    "Exports a service: every cluster of the federation, or those of --to, may call it as <name>.<namespace>.svc.clusterset.local.",
+		Use:   "export NAME",
+		Short: "Let other clusters call a service",
+		Long: `Exports a service: every cluster of the federation, or those of --to, may call it as <name>.<namespace>.svc.clusterset.local.
+
+All that a cluster exports may multiply to 100,000 (ports x slots x subsets; a slot is a pod, 64 at most). Where one more
+service takes it beyond, the largest are announced with one slot a port and subset, and a warning says which.`,
 		Example: "  isthmus --cluster west service export reviews -n shop --to east,north",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
@@ -170,7 +173,11 @@ func (g *Globals) export(ctx context.Context, request *admin.ExportServiceReques
 		if err != nil {
 			return explainMissing(err, kindNamed(config.KindService), request.GetNamespace(), request.GetName())
 		}
+		findings := docOfFindings(now.GetFindings())
 		doc := map[string]any{"name": request.GetName(), "namespace": request.GetNamespace(), "exported": now.GetExported(), "to": orEmpty(now.GetTo())}
+		if !request.GetUnexport() {
+			doc["findings"] = findings
+		}
 		what := "no longer exported"
 		switch {
 		case now.GetExported() && len(now.GetTo()) > 0:
@@ -179,6 +186,7 @@ func (g *Globals) export(ctx context.Context, request *admin.ExportServiceReques
 			what = "exported"
 		}
 		return g.Printer.Print(output.View{Doc: doc, Names: []string{"service/" + request.GetName()}, Text: func(p *output.Printer) {
+			printFindings(p, p.Progressf, findings)
 			p.Printf("service %s/%s is %s\n", request.GetNamespace(), request.GetName(), output.Clean(what))
 		}})
 	})

@@ -25,8 +25,8 @@ type Registrar interface {
 	Leave(context.Context, mesh.ClusterName) error
 }
 
-// MembershipConfig of the authority's service for members.
-type MembershipConfig struct {
+// MemberServiceConfig of the authority's service for members.
+type MemberServiceConfig struct {
 	// Verifier and Trust are the present ones. They are asked at each call: a connection may outlive a membership.
 	Verifier func() *anchor.Verifier
 	Trust    func() *mesh.Trust
@@ -35,23 +35,23 @@ type MembershipConfig struct {
 	Log       *slog.Logger // nil: none
 }
 
-// Membership is the service of that name.
-type Membership struct {
+// MemberService is what the authority does for members: it renews their intermediates and lets them leave.
+type MemberService struct {
 	joinrpc.UnimplementedMembershipServer
-	config MembershipConfig
+	config MemberServiceConfig
 }
 
-// NewMembership makes the service; the gRPC server it is registered with has to hand credentials.TLSInfo to its
+// NewMemberService makes the service; the gRPC server it is registered with has to hand credentials.TLSInfo to its
 // handlers.
-func NewMembership(c MembershipConfig) *Membership {
+func NewMemberService(c MemberServiceConfig) *MemberService {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Membership{config: c}
+	return &MemberService{config: c}
 }
 
 // caller is the member at the other end, by its certificate alone.
-func (m *Membership) caller(ctx context.Context) (mesh.ClusterName, Registrar, error) {
+func (m *MemberService) caller(ctx context.Context) (mesh.ClusterName, Registrar, error) {
 	info, err := tlsOf(ctx)
 	if err != nil {
 		return "", nil, status.Error(codes.Unauthenticated, err.Error())
@@ -72,7 +72,7 @@ func (m *Membership) caller(ctx context.Context) (mesh.ClusterName, Registrar, e
 }
 
 // Renew implements joinrpc.MembershipServer.
-func (m *Membership) Renew(ctx context.Context, r *pb.RenewRequest) (*pb.RenewResponse, error) {
+func (m *MemberService) Renew(ctx context.Context, r *pb.RenewRequest) (*pb.RenewResponse, error) {
 	cluster, registrar, err := m.caller(ctx)
 	if err != nil {
 		return nil, err
@@ -94,7 +94,7 @@ func (m *Membership) Renew(ctx context.Context, r *pb.RenewRequest) (*pb.RenewRe
 }
 
 // Leave implements joinrpc.MembershipServer.
-func (m *Membership) Leave(ctx context.Context, _ *pb.LeaveRequest) (*pb.LeaveResponse, error) {
+func (m *MemberService) Leave(ctx context.Context, _ *pb.LeaveRequest) (*pb.LeaveResponse, error) {
 	cluster, registrar, err := m.caller(ctx)
 	if err != nil {
 		return nil, err

@@ -1,0 +1,130 @@
+package catalog
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+
+	"isthmus.dev/isthmus/mesh"
+)
+
+// offerOf is one service as it would be announced; nil if it has no export. It is pure: all it reads of v is what
+// belongs to that name.
+func offerOf(self *mesh.Member, name mesh.ServiceName, v View) *offer {
+	service := v.Services.At(name)
+	if service == nil || service.Export == nil {
+		return nil
+	}
+	if !self.Grants(name.Namespace) {
+		return &offer{name: name, refused: mesh.Finding{
+			Code: "export_not_granted", Level: mesh.LevelError, Object: "Service " + name.String(),
+			Message: fmt.Sprintf("the federation does not grant cluster %q namespace %q, so the service is not exported", self.Name, name.Namespace),
+			Fix:     "export from a granted namespace, or join with a token made with --namespaces " + name.Namespace,
+		}}
+	}
+	e := announced(service, v.Backends.At(name), v.Known.At(name))
+	rules := rulesOf(name, v)
+	for _, r := range rules.VirtualServices {
+		e.VirtualServices = append(e.VirtualServices, r.Source)
+	}
+	for _, r := range rules.DestinationRules {
+		e.DestinationRules = append(e.DestinationRules, r.Source)
+	}
+	if err := validate(e); err != nil {
+		return &offer{name: name, refused: invalid(name, fmt.Errorf("encode service %s: %w", name, err))}
+	}
+	subsets := subsetsOf(rules.DestinationRules)
+	return &offer{name: name, service: e, subsets: subsets, cost: cost(e, self.Name, subsets)}
+}
+
+func invalid(name mesh.ServiceName, err error) mesh.Finding {
+	return mesh.Finding{
+		Code: "export_invalid", Level: mesh.LevelError, Object: "Service " + name.String(),
+		Message: err.Error(), Fix: "change the service, or unexport it",
+	}
+}
+
+// announced is a service without its rules. Ports keep no target: that is the exporter's own affair.
+func announced(service *mesh.Service, backends *mesh.Backends, known *Known) *mesh.ExportedService {
+	e := &mesh.ExportedService{Name: service.Name, To: slices.Compact(slices.Sorted(slices.Values(service.Export.To)))}
+	for _, p := range service.Ports {
+		p.TargetPort = 0
+		e.Ports = append(e.Ports, p)
+	}
+	if backends != nil {
+		e.Identities = backends.Accounts
+		for _, k := range backends.Slots {
+			e.Slots = append(e.Slots, k.Slot)
+			e.Served = e.Served || k.Slot.Healthy > 0
+		}
+	}
+	slices.SortFunc(e.Slots, func(a, b mesh.Slot) int { return cmp.Compare(a.Index, b.Index) })
+	if len(e.Slots) > MaxSlots {
+		e.Slots = e.Slots[:MaxSlots]
+	}
+	if known != nil {
+		e.Served = e.Served || known.Served
+		if len(e.Identities) == 0 {
+			e.Identities = known.Identities
+		}
+	}
+	return e
+}
+
+// rulesOf are the rules that travel with a service: a producer speaks for its own namespace only. The importer restricts
+// what they may say.
+func rulesOf(name mesh.ServiceName, v View) mesh.HostRules {
+	var out mesh.HostRules
+	for _, host := range []mesh.Host{name.LocalHost(), name.ClusterSetHost()} {
+		rules := v.Rules.At(host)
+		if rules == nil {
+			continue
+		}
+		for _, r := range rules.VirtualServices {
+			// One that names both hosts travels once.
+			if r.Object.Namespace == name.Namespace && len(r.Source) > 0 && !slices.Contains(out.VirtualServices, r) {
+				out.VirtualServices = append(out.VirtualServices, r)
+			}
+		}
+		for _, r := range rules.DestinationRules {
+			if r.Object.Namespace == name.Namespace && len(r.Source) > 0 {
+				out.DestinationRules = append(out.DestinationRules, r)
+			}
+		}
+	}
+	slices.SortStableFunc(out.VirtualServices, func(a, b *mesh.VirtualService) int { return cmp.Compare(a.Object.Name, b.Object.Name) })
+	slices.SortStableFunc(out.DestinationRules, func(a, b *mesh.DestinationRule) int { return cmp.Compare(a.Object.Name, b.Object.Name) })
+	return out
+}
+
+// Reckon says what exporting one more service would come to, before it is done: a warning for each service that would be
+// reduced, an error for each that would be left out, as [Judge] sees it. Nothing if the service has an export already.
+func (e Exports) Reckon(v View, name mesh.ServiceName) []mesh.Finding {
+	self, service := selfOf(v.Trust), v.Services.At(name)
+	if self == nil || service == nil || service.Export != nil {
+		return nil
+	}
+	with := *service
+	with.Export = &mesh.Export{}
+	v.Services = v.Services.With(map[mesh.ServiceName]*mesh.Service{name: &with})
+	if b := v.Backends.At(name); b != nil && len(b.Slots) == 0 {
+		// Slots are given out once the service is exported: one a pod.
+		slots := *b
+		for i := range min(len(b.Instances), MaxSlots) {
+			slots.Slots = append(slots.Slots, mesh.SlotPods{Slot: mesh.Slot{Index: uint32(i), Healthy: 1, Total: 1, Labels: b.Instances[i].Labels}})
+		}
+		v.Backends = v.Backends.With(map[mesh.ServiceName]*mesh.Backends{name: &slots})
+	}
+	offers := merge(e.offers, map[mesh.ServiceName]*offer{name: offerOf(self, name, v)})
+	before := map[mesh.ServiceName]Verdict{}
+	for i, o := range e.offers {
+		before[o.name] = e.made[i].verdict
+	}
+	var out []mesh.Finding
+	for i, verdict := range judgeOffers(offers) {
+		if o := offers[i]; verdict > before[o.name] {
+			out = append(out, overBudget("export", o.cost, verdict, self.Name))
+		}
+	}
+	return out
+}
