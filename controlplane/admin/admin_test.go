@@ -396,7 +396,7 @@ func TestExport(t *testing.T) {
 	if err := export(func(r *admin.ExportServiceRequest) { r.Unexport, r.To = true, []string{"south"} }); hint.CodeOf(err) != "not_exported" {
 		t.Errorf("unexport from a cluster that has no export: %v", err)
 	}
-	reckoned := &meshServer{config: Config{Store: l.store, Snapshot: l.snapshot.Load, Reckon: func(name mesh.ServiceName) []mesh.Finding {
+	reckoned := &meshServer{config: Config{Registry: l.store, Snapshot: l.snapshot.Load, Reckon: func(name mesh.ServiceName) []mesh.Finding {
 		return []mesh.Finding{{Code: "export_reduced", Object: "Service " + name.String()}}
 	}}}
 	now, err := reckoned.ExportService(ctx, &admin.ExportServiceRequest{Namespace: "shop", Name: "ratings"})
