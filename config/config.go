@@ -3,7 +3,7 @@
 //
 // It is pure and strict: a field that is unknown is an error, a field that is known to the API but not yet supported
 // is an error that says so, and none is ignored. What is wrong with an object is a finding with file and line, never
-// a Go error, so that one bad object stops no other. Decode reads documents, Build makes a configuration of objects,
+// a Go error, so that one bad object stops no other. Decode reads documents, Compile gives what one object means,
 // Producer restricts the rules another cluster sends along with an export.
 //
 // The files: kind.go lists the kinds, document.go reads YAML, walk.go checks a document against its API (schema.go) and
@@ -13,7 +13,6 @@ package config
 
 import (
 	"cmp"
-	"maps"
 	"slices"
 
 	"isthmus.dev/isthmus/mesh"
@@ -29,6 +28,7 @@ const (
 	CodeUnreadable   = "ISM0106" // not YAML, or beyond a bound
 	CodeNoService    = "ISM0107" // an export of a service that is not there
 	CodeProtocol     = "ISM0108" // an application protocol that is carried as plain TCP
+	CodeConflict     = "ISM0110" // clusters that export one service disagree about a port
 	CodeProducer     = "ISM0109" // a rule that came with an export and goes beyond what a producer may decide
 )
 
@@ -103,79 +103,61 @@ func inOrder(findings []mesh.Finding, files []File) []mesh.Finding {
 	return findings
 }
 
-// Built is what a registry's objects make.
-type Built struct {
-	Config *mesh.Config
-	// Workloads by name, all ready: health is not configuration.
-	Workloads map[mesh.WorkloadName]*mesh.Workload
-}
-
-// Build makes the configuration of a whole registry. An object with an error is left out, with a finding in
-// Config.Findings; the others go on.
-func Build(objects []Object) Built {
-	out := Built{
-		Config:    &mesh.Config{Services: map[mesh.ServiceName]*mesh.Service{}},
-		Workloads: map[mesh.WorkloadName]*mesh.Workload{},
-	}
+// Compile gives what one object of the registry means, by itself: a *mesh.Service, *mesh.Export, *mesh.Workload,
+// *mesh.VirtualService or *mesh.DestinationRule; nil for an object with an error, and for one that configures nothing (a
+// gateway's own WorkloadEntry). The argument is all that the result depends on.
+func Compile(o Object) (value any, findings []mesh.Finding) {
 	r := &report{}
-	exports := map[mesh.ServiceName]*mesh.Export{}
-	for _, o := range objects {
-		item := decodeObject(o, r)
-		if item == nil {
-			continue
-		}
-		switch {
-		case item.service != nil:
-			out.Config.Services[item.service.Name] = item.service
-		case item.export != nil:
-			exports[mesh.ServiceName{Namespace: item.Namespace, Name: item.Name}] = item.export
-		case item.workload != nil:
-			out.Workloads[item.workload.Name] = item.workload
-		case item.virtualService != nil:
-			out.Config.VirtualServices = append(out.Config.VirtualServices, item.virtualService)
-		case item.destinationRule != nil:
-			out.Config.DestinationRules = append(out.Config.DestinationRules, item.destinationRule)
-		}
+	switch it := decodeObject(o, r); {
+	case it == nil:
+	case it.service != nil:
+		value = it.service
+	case it.export != nil:
+		value = it.export
+	case it.workload != nil:
+		value = it.workload
+	case it.virtualService != nil:
+		value = it.virtualService
+	case it.destinationRule != nil:
+		value = it.destinationRule
 	}
-	for _, name := range slices.SortedFunc(maps.Keys(exports), func(a, b mesh.ServiceName) int { return cmp.Compare(a.String(), b.String()) }) {
-		if svc, ok := out.Config.Services[name]; ok {
-			svc.Export = exports[name]
-			continue
-		}
-		r.findings = append(r.findings, mesh.Finding{
-			Code: CodeNoService, Level: mesh.LevelWarning, Object: mesh.ObjectName{Kind: KindServiceExport, Namespace: name.Namespace, Name: name.Name}.String(),
-			Path: "metadata.name", Message: "there is no Service " + name.String() + " to export", Fix: "apply the Service, or delete the export",
-		})
-	}
-	byObject := func(a, b mesh.ObjectName) int {
-		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
-	}
-	slices.SortFunc(out.Config.VirtualServices, func(a, b *mesh.VirtualService) int { return byObject(a.Object, b.Object) })
-	slices.SortFunc(out.Config.DestinationRules, func(a, b *mesh.DestinationRule) int { return byObject(a.Object, b.Object) })
-	out.Config.Findings = r.findings
-	return out
+	return value, r.findings
 }
 
 // Together gives the findings about objects that show only among others: those of the registry that they do not
 // replace. Errors are not among them, they were found when the objects were read.
 func Together(read, others []Object) []mesh.Finding {
-	mine, all := map[string]Object{}, slices.Clone(read)
+	mine, services := map[mesh.ObjectName]Object{}, map[mesh.ObjectName]bool{}
 	for _, o := range read {
-		mine[o.ID().String()] = o
+		mine[o.ID()] = o
 	}
-	for _, o := range others {
-		if _, replaced := mine[o.ID().String()]; !replaced {
-			all = append(all, o)
+	for _, o := range slices.Concat(read, others) {
+		if o.Kind == "Service" {
+			services[o.ID()] = true
 		}
 	}
 	var out []mesh.Finding
-	for _, f := range Build(all).Config.Findings {
-		if o, ok := mine[f.Object]; ok && f.Level != mesh.LevelError {
-			f.File, f.Line = o.File, o.Line
-			out = append(out, f)
+	for _, o := range read {
+		_, findings := Compile(o)
+		if o.Kind == KindServiceExport && !services[mesh.ObjectName{Kind: KindService, Namespace: o.Namespace, Name: o.Name}] {
+			findings = append(findings, NoService(mesh.ServiceName{Namespace: o.Namespace, Name: o.Name}))
+		}
+		for _, f := range findings {
+			if f.Level != mesh.LevelError {
+				f.File, f.Line = o.File, o.Line
+				out = append(out, f)
+			}
 		}
 	}
 	return out
+}
+
+// NoService is the finding about an export of a service that is not there.
+func NoService(name mesh.ServiceName) mesh.Finding {
+	return mesh.Finding{
+		Code: CodeNoService, Level: mesh.LevelWarning, Object: mesh.ObjectName{Kind: KindServiceExport, Namespace: name.Namespace, Name: name.Name}.String(),
+		Path: "metadata.name", Message: "there is no Service " + name.String() + " to export", Fix: "apply the Service, or delete the export",
+	}
 }
 
 // item is an object with what it means; exactly one of the pointers is set.

@@ -3,6 +3,7 @@ package config
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -23,28 +24,28 @@ func TestCases(t *testing.T) {
 		}
 		objects, findings := Decode(files, "shop")
 		a.Compare(t, "findings", render(findings))
-		built := Build(objects)
+		built := build(objects)
 		a.Compare(t, "config.json", indent(t, view(built)))
-		if HasError(built.Config.Findings) {
-			t.Errorf("objects that were read without an error are refused later: %v", built.Config.Findings)
+		if HasError(built.Findings) {
+			t.Errorf("objects that were read without an error are refused later: %v", built.Findings)
 		}
 	})
 }
 
 // view shows what a case is about: Source is the input again.
-func view(b Built) map[string]any {
+func view(b built) map[string]any {
 	out := map[string]any{}
 	services, workloads := map[string]any{}, map[string]any{}
-	for name, s := range b.Config.Services {
+	for name, s := range b.Services {
 		services[name.String()] = s
 	}
 	for name, w := range b.Workloads {
 		workloads[name.String()] = w
 	}
-	for _, vs := range b.Config.VirtualServices {
+	for _, vs := range b.VirtualServices {
 		vs.Source = nil
 	}
-	for _, dr := range b.Config.DestinationRules {
+	for _, dr := range b.DestinationRules {
 		dr.Source = nil
 	}
 	put := func(name string, n int, v any) {
@@ -54,9 +55,9 @@ func view(b Built) map[string]any {
 	}
 	put("services", len(services), services)
 	put("workloads", len(workloads), workloads)
-	put("virtualServices", len(b.Config.VirtualServices), b.Config.VirtualServices)
-	put("destinationRules", len(b.Config.DestinationRules), b.Config.DestinationRules)
-	put("findings", len(b.Config.Findings), strings.Split(strings.TrimSpace(string(render(b.Config.Findings))), "\n"))
+	put("virtualServices", len(b.VirtualServices), b.VirtualServices)
+	put("destinationRules", len(b.DestinationRules), b.DestinationRules)
+	put("findings", len(b.Findings), strings.Split(strings.TrimSpace(string(render(b.Findings))), "\n"))
 	return out
 }
 
@@ -92,7 +93,7 @@ func TestDecodeIsStable(t *testing.T) {
 	if len(second) != 1 || string(second[0].JSON) != string(first[0].JSON) {
 		t.Errorf("decoding again changed the object:\nfirst  %s\nsecond %v", first[0].JSON, second)
 	}
-	if got := Build(first).Config.DestinationRules[0].Policy.OutlierDetection.Interval.Seconds(); got != 60 {
+	if got := build(first).DestinationRules[0].Policy.OutlierDetection.Interval.Seconds(); got != 60 {
 		t.Errorf("interval 1m is %v s", got)
 	}
 }
@@ -126,9 +127,49 @@ func FuzzDecode(f *testing.F) {
 	f.Add([]byte(`{"apiVersion":"multicluster.x-k8s.io/v1beta1","kind":"ServiceExport","metadata":{"name":"a","annotations":{"isthmus.dev/export-to":"b"}}}`))
 	f.Fuzz(func(t *testing.T, in []byte) {
 		objects, _ := Decode([]File{{Name: "fuzz", Data: in}}, "")
-		built := Build(objects)
-		if HasError(built.Config.Findings) {
-			t.Errorf("accepted once, then refused: %v\ninput: %q", built.Config.Findings, in)
+		built := build(objects)
+		if HasError(built.Findings) {
+			t.Errorf("accepted once, then refused: %v\ninput: %q", built.Findings, in)
 		}
 	})
+}
+
+// built is what the objects of a case mean, together.
+type built struct {
+	Services         map[mesh.ServiceName]*mesh.Service
+	Workloads        map[mesh.WorkloadName]*mesh.Workload
+	VirtualServices  []*mesh.VirtualService
+	DestinationRules []*mesh.DestinationRule
+	Findings         []mesh.Finding
+}
+
+func build(objects []Object) built {
+	out := built{Services: map[mesh.ServiceName]*mesh.Service{}, Workloads: map[mesh.WorkloadName]*mesh.Workload{}}
+	exports := map[mesh.ServiceName]*mesh.Export{}
+	for _, o := range objects {
+		value, findings := Compile(o)
+		out.Findings = append(out.Findings, findings...)
+		switch v := value.(type) {
+		case *mesh.Service:
+			out.Services[v.Name] = v
+		case *mesh.Workload:
+			out.Workloads[v.Name] = v
+		case *mesh.Export:
+			exports[mesh.ServiceName{Namespace: o.Namespace, Name: o.Name}] = v
+		case *mesh.VirtualService:
+			out.VirtualServices = append(out.VirtualServices, v)
+		case *mesh.DestinationRule:
+			out.DestinationRules = append(out.DestinationRules, v)
+		}
+	}
+	for name, export := range exports {
+		if s := out.Services[name]; s != nil {
+			s.Export = export
+		} else {
+			out.Findings = append(out.Findings, NoService(name))
+		}
+	}
+	slices.SortFunc(out.VirtualServices, func(a, b *mesh.VirtualService) int { return strings.Compare(a.Object.String(), b.Object.String()) })
+	slices.SortFunc(out.DestinationRules, func(a, b *mesh.DestinationRule) int { return strings.Compare(a.Object.String(), b.Object.String()) })
+	return out
 }

@@ -10,4 +10,18 @@ type Backends struct {
 	Accounts []string
 	// Slots are those of an exported service that have a pod, by index; nil while it is not exported.
 	Slots []SlotPods
+	// Served says that the service has had an endpoint since it was exported (ExportedService.Served).
+	Served bool
 }
+
+// Placement is which pods are behind which slot of a service, as it is written down before it is published.
+type Placement struct {
+	// Slots by index, those without pods too: they remember the generation of their index. Only Index, Generation and
+	// Pods are kept; the rest follows from the pods.
+	Slots []SlotPods
+	// Served is Backends.Served.
+	Served bool
+}
+
+// Serving are the services that a workload stands behind, by name.
+type Serving struct{ Services []*Service }

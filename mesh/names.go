@@ -3,7 +3,7 @@
 // It holds types and their invariants, names (of hosts, identities, TLS servers and
 // statistics) with their parsers, and who may see what by the federation document;
 // no other logic. It imports the standard library only. A value of this package is
-// immutable once published in a [Snapshot].
+// immutable once part of a published snapshot.
 package mesh
 
 import (

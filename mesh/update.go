@@ -11,14 +11,24 @@ type Source string
 
 // The sources.
 const (
-	SourceRegistry Source = "registry" // configuration and workloads
-	SourceRemote   Source = "remote"   // last known catalogues from disk
-	SourceTrust    Source = "trust"    // the federation document from disk
+	SourceRegistry  Source = "registry"  // configuration and workloads
+	SourceRemote    Source = "remote"    // last known catalogues from disk
+	SourceTrust     Source = "trust"     // the federation document from disk
+	SourceAllocated Source = "allocated" // addresses and slots given out before a restart
 )
 
+// Sources are all of them.
+var Sources = []Source{SourceRegistry, SourceRemote, SourceTrust, SourceAllocated}
+
 type (
-	// SetConfig replaces the configuration section.
-	SetConfig struct{ Config *Config }
+	// SetObject replaces what one object of the configuration means: a *Service, an *Export (of the service of that
+	// name), a *VirtualService or a *DestinationRule. A nil Value withdraws it; an object that is refused is withdrawn
+	// and has Findings.
+	SetObject struct {
+		Name     ObjectName
+		Value    any
+		Findings []Finding
+	}
 	// SetWorkload adds or replaces one workload.
 	SetWorkload struct{ Workload Workload }
 	// DeleteWorkload removes one workload.
@@ -37,18 +47,18 @@ type (
 	}
 	// SetTrust replaces the trust section.
 	SetTrust struct{ Trust *Trust }
-	// SetVIPs adds persisted virtual addresses.
+	// SetVIPs adds virtual addresses that are written down; an invalid address takes one back.
 	SetVIPs struct{ VIPs map[Host]netip.Addr }
-	// SetSlots restores the slots of a service as they were before a restart.
+	// SetSlots says which pods are behind which slot of a service, as it is written down.
 	SetSlots struct {
 		Service ServiceName
-		Slots   []SlotPods
+		Slots   Placement
 	}
 	// Synced says that a source has delivered its first state.
 	Synced struct{ Source Source }
 )
 
-func (SetConfig) update()      {}
+func (SetObject) update()      {}
 func (SetWorkload) update()    {}
 func (DeleteWorkload) update() {}
 func (SetHealth) update()      {}

@@ -12,12 +12,14 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
-	"hash/fnv"
 	"iter"
+	"maps"
 	"slices"
 
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
+
+	"isthmus.dev/isthmus/internal/pmap"
 )
 
 // Resource is one named xDS resource. Body is shared and must not be changed.
@@ -43,172 +45,147 @@ func New(name string, body proto.Message) (Resource, error) {
 	}, nil
 }
 
-// shardCount is how finely a type's resources are shared between States: a change copies 1/shardCount of them.
-const shardCount = 128
-
-// shard is immutable once it is part of a State; equal pointers mean equal content.
-type shard struct {
-	resources map[string]Resource
-	sum       checksum
-}
-
 // checksum is a sum over the names and versions of a set, independent of order; it can be kept up to date part by part.
 type checksum uint64
 
-func checksumOf(r Resource) checksum {
+func checksumOf(r *Resource) checksum {
 	sum := sha256.Sum256([]byte(r.Name + "\x00" + r.Version))
 	return checksum(binary.BigEndian.Uint64(sum[:]))
 }
 
-func newShard(resources map[string]Resource) *shard {
-	if len(resources) == 0 {
-		return nil
-	}
-	s := &shard{resources: resources}
-	for _, r := range resources {
-		s.sum += checksumOf(r)
-	}
-	return s
-}
-
-func (s *shard) all() map[string]Resource {
-	if s == nil {
-		return nil
-	}
-	return s.resources
-}
-
-// equal compares names and versions.
-func (s *shard) equal(resources map[string]Resource) bool {
-	if len(s.all()) != len(resources) {
-		return false
-	}
-	for name, r := range resources {
-		if old, ok := s.all()[name]; !ok || old.Version != r.Version {
-			return false
-		}
-	}
-	return true
-}
-
-// set holds the resources of one type.
+// set holds the resources of one type. One without a Body stands for none: it hides what a part below has of that name.
 type set struct {
-	shards [shardCount]*shard
-	size   int
+	of  pmap.Map[string, Resource]
+	sum checksum
 }
 
-func shardOf(name string) int {
-	h := fnv.New32a()
-	h.Write([]byte(name))
-	return int(h.Sum32() % shardCount)
-}
+// part is a set of each type.
+type part map[string]*set
 
 // State is everything one client may see, by type URL and name. It is immutable: With and Apply return another State
-// that shares what did not change. The zero State is empty.
+// that shares what did not change, and [Union] one that shares all its parts. The zero State is empty.
 type State struct {
-	types map[string]*set
+	parts []part // of a name, what the last one says counts
+}
+
+// Union is what parts say together; of a name, the last that says anything counts. It copies nothing: clients that see
+// the same share it. States that are compared by [Diff] share most where their parts are in the same order.
+func Union(parts ...State) State {
+	var out State
+	for _, s := range parts {
+		if len(s.parts) == 0 {
+			out.parts = append(out.parts, nil) // keeps the others in their places
+		}
+		out.parts = append(out.parts, s.parts...)
+	}
+	return out
 }
 
 // With returns s with the resources of one type replaced by those given. A resource whose version is unchanged keeps
 // its place, so that Diff costs as much as what changed.
 func (s State) With(typeURL string, resources map[string]Resource) State {
-	var parts [shardCount]map[string]Resource
-	for name, r := range resources {
-		i := shardOf(name)
-		if parts[i] == nil {
-			parts[i] = make(map[string]Resource, len(resources)/shardCount+1)
+	var remove []string
+	for r := range s.All(typeURL) {
+		if _, ok := resources[r.Name]; !ok {
+			remove = append(remove, r.Name)
 		}
-		parts[i][name] = r
 	}
-	return s.replace(typeURL, func(i int, old *shard) *shard {
-		if old.equal(parts[i]) {
-			return old
-		}
-		return newShard(parts[i])
-	})
+	put := make([]Resource, 0, len(resources))
+	for _, r := range resources {
+		put = append(put, r)
+	}
+	return s.Apply(typeURL, put, remove)
 }
 
-// Apply returns s with some resources of one type put and others removed; a name in both is removed.
+// Apply returns s with some resources of one type put and others removed; a name in both is removed. When nothing
+// changes, the result is s itself.
 func (s State) Apply(typeURL string, put []Resource, remove []string) State {
-	touched := map[int]map[string]Resource{}
-	part := func(name string) map[string]Resource {
-		i := shardOf(name)
-		if _, ok := touched[i]; !ok {
-			touched[i] = map[string]Resource{}
-			if old := s.types[typeURL]; old != nil {
-				for n, r := range old.shards[i].all() {
-					touched[i][n] = r
-				}
+	top := len(s.parts) - 1
+	var old set
+	if top >= 0 && s.parts[top][typeURL] != nil {
+		old = *s.parts[top][typeURL]
+	}
+	gone := make(map[string]bool, len(remove))
+	for _, name := range remove {
+		gone[name] = true
+	}
+	edit, next := old.of.Edit(), set{sum: old.sum}
+	replace := func(r Resource) {
+		if had, ok := edit.Get(r.Name); ok {
+			if had.Version == r.Version && (had.Body == nil) == (r.Body == nil) {
+				return
 			}
+			next.sum -= checksumOf(had)
 		}
-		return touched[i]
+		next.sum += checksumOf(&r)
+		edit.Put(r.Name, &r)
 	}
 	for _, r := range put {
-		part(r.Name)[r.Name] = r
-	}
-	for _, name := range remove {
-		delete(part(name), name)
-	}
-	return s.replace(typeURL, func(i int, old *shard) *shard {
-		if new, ok := touched[i]; ok && !old.equal(new) {
-			return newShard(new)
+		if !gone[r.Name] {
+			replace(r)
 		}
-		return old
-	})
-}
-
-// replace maps every shard of one type; when none changes, the result is s itself.
-func (s State) replace(typeURL string, fn func(i int, old *shard) *shard) State {
-	old := s.types[typeURL]
-	if old == nil {
-		old = &set{}
 	}
-	next, changed := &set{}, false
-	for i, part := range old.shards {
-		next.shards[i] = fn(i, part)
-		next.size += len(next.shards[i].all())
-		changed = changed || next.shards[i] != part
+	for name := range gone {
+		if below, ok := (State{s.parts[:max(top, 0)]}).Get(typeURL, name); ok {
+			replace(Resource{Name: below.Name})
+		} else if had, ok := edit.Get(name); ok {
+			next.sum -= checksumOf(had)
+			edit.Drop(name)
+		}
 	}
-	if !changed {
+	if next.of = edit.Map(); next.of.Same(old.of) {
 		return s
 	}
-	types := make(map[string]*set, len(s.types)+1)
-	for t, v := range s.types {
-		types[t] = v
+	return s.replaceTop(typeURL, next)
+}
+
+func (s State) replaceTop(typeURL string, next set) State {
+	top := len(s.parts) - 1
+	changed := part{}
+	if top >= 0 {
+		maps.Copy(changed, s.parts[top])
 	}
-	if types[typeURL] = next; next.size == 0 {
-		delete(types, typeURL)
+	if changed[typeURL] = &next; next.of.Len() == 0 {
+		delete(changed, typeURL)
 	}
-	return State{types: types}
+	if len(changed) == 0 && top <= 0 {
+		return State{}
+	}
+	parts := append(slices.Clone(s.parts[:max(top, 0)]), changed)
+	return State{parts}
 }
 
 // Get returns one resource.
 func (s State) Get(typeURL, name string) (Resource, bool) {
-	if of := s.types[typeURL]; of != nil {
-		r, ok := of.shards[shardOf(name)].all()[name]
-		return r, ok
+	for _, p := range slices.Backward(s.parts) {
+		if of := p[typeURL]; of != nil {
+			if r, ok := of.of.Get(name); ok {
+				return *r, r.Body != nil
+			}
+		}
 	}
 	return Resource{}, false
 }
 
 // Len is the number of resources of one type.
 func (s State) Len(typeURL string) int {
-	if of := s.types[typeURL]; of != nil {
-		return of.size
+	n := 0
+	for range s.All(typeURL) {
+		n++
 	}
-	return 0
+	return n
 }
 
 // All yields the resources of one type in no particular order.
 func (s State) All(typeURL string) iter.Seq[Resource] {
 	return func(yield func(Resource) bool) {
-		of := s.types[typeURL]
-		if of == nil {
-			return
-		}
-		for _, part := range of.shards {
-			for _, r := range part.all() {
-				if !yield(r) {
+		for i, p := range s.parts {
+			of := p[typeURL]
+			if of == nil {
+				continue
+			}
+			for name, r := range of.of.All() {
+				if r.Body != nil && !shadowed(s.parts[i+1:], typeURL, name) && !yield(*r) {
 					return
 				}
 			}
@@ -216,27 +193,47 @@ func (s State) All(typeURL string) iter.Seq[Resource] {
 	}
 }
 
-// Types lists the type URLs that have resources, sorted.
-func (s State) Types() []string {
-	types := make([]string, 0, len(s.types))
-	for t := range s.types {
-		types = append(types, t)
+// shadowed tells whether any of parts says something of a name.
+func shadowed(parts []part, typeURL, name string) bool {
+	for _, p := range parts {
+		if of := p[typeURL]; of != nil {
+			if _, ok := of.of.Get(name); ok {
+				return true
+			}
+		}
 	}
-	slices.Sort(types)
-	return types
+	return false
 }
 
-// Version names the content of one type: equal names and versions of resources give equal values. Empty means none.
-func (s State) Version(typeURL string) string {
-	of := s.types[typeURL]
-	if of == nil {
-		return ""
-	}
-	var sum checksum
-	for _, part := range of.shards {
-		if part != nil {
-			sum += part.sum
+// Types lists the type URLs that have resources, sorted.
+func (s State) Types() []string {
+	found := map[string]bool{}
+	for _, p := range s.parts {
+		for t := range p {
+			found[t] = true
 		}
+	}
+	return slices.DeleteFunc(slices.Sorted(maps.Keys(found)), func(t string) bool {
+		for range s.All(t) {
+			return false
+		}
+		return true
+	})
+}
+
+// Version names the content of one type: equal names and versions of resources, in equal parts, give equal values. Empty
+// means none.
+func (s State) Version(typeURL string) string {
+	var sum checksum
+	some := false
+	for i, p := range s.parts {
+		if of := p[typeURL]; of != nil {
+			sum += of.sum * checksum(2*i+1)
+			some = true
+		}
+	}
+	if !some {
+		return ""
 	}
 	return fmt.Sprintf("%016x", uint64(sum))
 }
@@ -244,30 +241,53 @@ func (s State) Version(typeURL string) string {
 // Diff names what differs between two States in one type, in no particular order. Parts that the States share are
 // not looked at.
 func Diff(old, new State, typeURL string) (changed, removed []string) {
-	before, after := old.types[typeURL], new.types[typeURL]
-	if before == after {
-		return nil, nil
-	}
-	if before == nil {
-		before = &set{}
-	}
-	if after == nil {
-		after = &set{}
-	}
-	for i := range after.shards {
-		if before.shards[i] == after.shards[i] {
+	seen := map[string]bool{}
+	for i := range max(len(old.parts), len(new.parts)) {
+		a, b := old.at(i, typeURL), new.at(i, typeURL)
+		if a == b {
 			continue
 		}
-		for name, r := range after.shards[i].all() {
-			if b, ok := before.shards[i].all()[name]; !ok || b.Version != r.Version {
-				changed = append(changed, name)
+		for name := range pmap.Diff(a.all(), b.all()) {
+			if seen[name] {
+				continue
 			}
-		}
-		for name := range before.shards[i].all() {
-			if _, ok := after.shards[i].all()[name]; !ok {
+			seen[name] = true
+			before, had := old.Get(typeURL, name)
+			after, has := new.Get(typeURL, name)
+			switch {
+			case has && (!had || before.Version != after.Version):
+				changed = append(changed, name)
+			case had && !has:
 				removed = append(removed, name)
 			}
 		}
 	}
 	return changed, removed
+}
+
+func (s State) at(i int, typeURL string) *set {
+	if i < len(s.parts) {
+		return s.parts[i][typeURL]
+	}
+	return nil
+}
+
+func (s *set) all() pmap.Map[string, Resource] {
+	if s == nil {
+		return pmap.Map[string, Resource]{}
+	}
+	return s.of
+}
+
+// Hidden stands for no resource of that name: in an upper part of a [Union] it hides what is below.
+func Hidden(name string) Resource { return Resource{Name: name} }
+
+// Empty tells whether s says nothing at all; hiding is saying something.
+func (s State) Empty() bool {
+	for _, p := range s.parts {
+		if len(p) > 0 {
+			return false
+		}
+	}
+	return true
 }

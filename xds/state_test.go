@@ -9,6 +9,8 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 	"pgregory.net/rapid"
+
+	"isthmus.dev/isthmus/internal/pmap"
 )
 
 // res makes a resource of any type; equal content has equal versions.
@@ -109,20 +111,83 @@ func TestStateShares(t *testing.T) {
 		all[n] = res(ClusterType, n, "1")
 	}
 	a := State{}.With(ClusterType, all)
-	if b := a.With(ClusterType, all); b.types[ClusterType] != a.types[ClusterType] {
+	if b := a.With(ClusterType, all); b.at(0, ClusterType) != a.at(0, ClusterType) {
 		t.Error("equal content was copied")
 	}
 	b := a.Apply(ClusterType, []Resource{res(ClusterType, "c7", "2")}, nil)
-	shared := 0
-	for i := range shardCount {
-		if a.types[ClusterType].shards[i] == b.types[ClusterType].shards[i] {
-			shared++
-		}
-	}
-	if shared != shardCount-1 {
-		t.Errorf("a change of one resource left %d of %d parts shared", shared, shardCount)
+	if got := slices.Collect(pmap.Diff(a.at(0, ClusterType).of, b.at(0, ClusterType).of)); !slices.Equal(got, []string{"c7"}) {
+		t.Errorf("a change of one resource is a change of %v", got)
 	}
 	if types := b.Types(); !slices.Equal(types, []string{ClusterType}) {
 		t.Errorf("types %v", types)
 	}
+}
+
+// TestUnion drives three parts and a model of what they say together; a removal in an upper part hides what is below.
+func TestUnion(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		name := rapid.Custom(func(t *rapid.T) string { return fmt.Sprintf("n%d", rapid.IntRange(0, 20).Draw(t, "n")) })
+		content := rapid.SampledFrom([]string{"1", "2", "3"})
+		parts := make([]State, 3)
+		model := func() map[string]string {
+			out := map[string]string{}
+			for _, p := range parts {
+				for _, r := range p.at0() {
+					if out[r.Name] = string(r.Body.GetValue()); r.Body == nil {
+						delete(out, r.Name)
+					}
+				}
+			}
+			return out
+		}
+		union := Union(parts...)
+		for range rapid.IntRange(1, 15).Draw(t, "steps") {
+			before, beforeModel := union, model()
+			i := rapid.IntRange(0, 2).Draw(t, "part")
+			var put []Resource
+			for n, c := range rapid.MapOf(name, content).Draw(t, "put") {
+				put = append(put, res(ClusterType, n, c))
+			}
+			var hide []Resource
+			for _, n := range rapid.SliceOf(name).Draw(t, "hide") {
+				if i > 0 {
+					hide = append(hide, Resource{Name: n})
+				}
+			}
+			parts[i] = parts[i].Apply(ClusterType, slices.Concat(put, hide), rapid.SliceOf(name).Draw(t, "remove"))
+			union = Union(parts...)
+			check(t, union, model())
+			check(t, before, beforeModel)
+			changed, removed := Diff(before, union, ClusterType)
+			want := map[string]bool{}
+			for n, c := range model() {
+				if beforeModel[n] != c {
+					want[n] = true
+				}
+			}
+			for n := range beforeModel {
+				if _, ok := model()[n]; !ok {
+					want[n] = true
+				}
+			}
+			if got := slices.Concat(changed, removed); !sameSet(got, slices.Collect(maps.Keys(want))) {
+				t.Fatalf("Diff: got %v, want %v", got, want)
+			}
+			again := Union(parts...)
+			if again.Version(ClusterType) != union.Version(ClusterType) || (before.Version(ClusterType) == union.Version(ClusterType)) && len(want) > 0 {
+				t.Fatal("Version does not follow content")
+			}
+		}
+	})
+}
+
+// at0 is what the only part of a State says.
+func (s State) at0() []Resource {
+	var out []Resource
+	if set := s.at(0, ClusterType); set != nil {
+		for _, r := range set.of.All() {
+			out = append(out, *r)
+		}
+	}
+	return out
 }

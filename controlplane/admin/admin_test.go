@@ -26,6 +26,7 @@ import (
 	"isthmus.dev/isthmus/api/admin"
 	"isthmus.dev/isthmus/api/rpc/adminrpc"
 	"isthmus.dev/isthmus/config"
+	"isthmus.dev/isthmus/controlplane/world"
 	"isthmus.dev/isthmus/discovery/etcd"
 	"isthmus.dev/isthmus/internal/hint"
 	"isthmus.dev/isthmus/internal/hint/wire"
@@ -35,7 +36,7 @@ import (
 // lab is a server on a real registry, with a client that connects as the CLI does.
 type lab struct {
 	store    *etcd.Store
-	snapshot atomic.Pointer[mesh.Snapshot]
+	snapshot atomic.Pointer[world.Snapshot]
 	workload fakeWorkloads
 	config   adminrpc.ConfigClient
 	mesh     adminrpc.MeshClient
@@ -70,8 +71,8 @@ func shortDir(t *testing.T) string {
 	return dir
 }
 
-func member(namespaces ...string) *mesh.Snapshot {
-	return &mesh.Snapshot{Config: &mesh.Config{}, Trust: &mesh.Trust{
+func member(namespaces ...string) *world.Snapshot {
+	return &world.Snapshot{Config: &mesh.Config{}, Trust: &mesh.Trust{
 		Federation: "demo.isthmus.internal", Self: "east",
 		Members: []mesh.Member{{Name: "east", Region: "eu", Namespaces: namespaces, Authority: true}, {Name: "west", Region: "us", Namespaces: []string{"shop"}}},
 	}}
@@ -312,7 +313,7 @@ func TestRegister(t *testing.T) {
 	if _, err := l.store.Get(ctx, mesh.ObjectName{Kind: config.KindWorkloadEntry, Namespace: "shop", Name: "ratings-1"}); !errors.Is(err, config.ErrNotFound) {
 		t.Errorf("deregistered, but: %v", err)
 	}
-	l.snapshot.Store(&mesh.Snapshot{Config: &mesh.Config{}})
+	l.snapshot.Store(&world.Snapshot{Config: &mesh.Config{}})
 	if _, err := l.mesh.RegisterWorkload(ctx, request(nil)); status.Code(err) != codes.FailedPrecondition || !strings.Contains(hint.Of(err), "cluster join") {
 		t.Errorf("alone: %v", err)
 	}

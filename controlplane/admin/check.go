@@ -9,6 +9,7 @@ import (
 
 	"isthmus.dev/isthmus/api/admin"
 	"isthmus.dev/isthmus/config"
+	"isthmus.dev/isthmus/controlplane/world"
 	"isthmus.dev/isthmus/mesh"
 )
 
@@ -42,12 +43,12 @@ func (s *meshServer) checkRegistry(ctx context.Context) *admin.Check {
 	return &admin.Check{Id: "registry", Status: checkOK, Message: fmt.Sprintf("%d objects", len(objects))}
 }
 
-func checkState(snapshot *mesh.Snapshot) *admin.Check {
+func checkState(snapshot *world.Snapshot) *admin.Check {
 	if !snapshot.Ready {
 		return &admin.Check{Id: "state", Status: checkFail, Message: "the state is not loaded, so proxies get no answer", Hint: "wait a moment; if it stays, look at the log of the control plane"}
 	}
 	broken := 0
-	for _, f := range snapshot.Config.Findings {
+	for _, f := range snapshot.AllFindings() {
 		if f.Level == mesh.LevelError {
 			broken++
 		}
@@ -55,10 +56,10 @@ func checkState(snapshot *mesh.Snapshot) *admin.Check {
 	if broken > 0 {
 		return &admin.Check{Id: "state", Status: checkWarn, Message: fmt.Sprintf("%d objects are left out because they have errors", broken), Hint: "isthmus get KIND -A -o json shows the status of each"}
 	}
-	return &admin.Check{Id: "state", Status: checkOK, Message: fmt.Sprintf("%d services, %d workloads", len(snapshot.Config.Services), len(snapshot.Workloads))}
+	return &admin.Check{Id: "state", Status: checkOK, Message: fmt.Sprintf("%d services, %d workloads", snapshot.Services.Len(), snapshot.Workloads.Len())}
 }
 
-func checkMembership(snapshot *mesh.Snapshot) *admin.Check {
+func checkMembership(snapshot *world.Snapshot) *admin.Check {
 	t := snapshot.Trust
 	if t == nil {
 		return &admin.Check{Id: "federation", Status: checkWarn, Message: "this control plane is in no federation", Hint: "isthmus cluster init, or isthmus cluster join"}
@@ -70,7 +71,7 @@ func checkMembership(snapshot *mesh.Snapshot) *admin.Check {
 }
 
 // checkPeers looks at the streams: a member without a catalogue was never heard.
-func checkPeers(snapshot *mesh.Snapshot) *admin.Check {
+func checkPeers(snapshot *world.Snapshot) *admin.Check {
 	if snapshot.Trust == nil {
 		return &admin.Check{Id: "peers", Status: checkOK, Message: "none"}
 	}

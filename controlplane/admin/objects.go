@@ -14,6 +14,7 @@ import (
 	"isthmus.dev/isthmus/api/admin"
 	"isthmus.dev/isthmus/api/rpc/adminrpc"
 	"isthmus.dev/isthmus/config"
+	"isthmus.dev/isthmus/controlplane/world"
 	"isthmus.dev/isthmus/internal/hint"
 	"isthmus.dev/isthmus/mesh"
 )
@@ -149,7 +150,7 @@ func (s *objects) together(read []config.Object, stored []config.Stored) []mesh.
 
 // granted says why the cluster may not export from a namespace. Outside a
 // federation there is nobody to ask, and nothing is exported anyway.
-func granted(snapshot *mesh.Snapshot, namespace string) error {
+func granted(snapshot *world.Snapshot, namespace string) error {
 	if snapshot.Trust == nil {
 		return nil
 	}

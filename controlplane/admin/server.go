@@ -20,6 +20,7 @@ import (
 
 	"isthmus.dev/isthmus/api/admin"
 	"isthmus.dev/isthmus/api/rpc/adminrpc"
+	"isthmus.dev/isthmus/controlplane/world"
 	"isthmus.dev/isthmus/internal/hint/wire"
 	"isthmus.dev/isthmus/mesh"
 )
@@ -54,7 +55,7 @@ type Config struct {
 	// Registry is where objects are written.
 	Registry Registry
 	// Snapshot is the state as last published.
-	Snapshot   func() *mesh.Snapshot
+	Snapshot   func() *world.Snapshot
 	Federation Federation
 	Workloads  Workloads
 	// WorkloadSocket is where proxies find the control plane.

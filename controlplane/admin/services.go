@@ -17,6 +17,7 @@ import (
 	"isthmus.dev/isthmus/api/admin"
 	"isthmus.dev/isthmus/api/rpc/adminrpc"
 	"isthmus.dev/isthmus/config"
+	"isthmus.dev/isthmus/controlplane/world"
 	"isthmus.dev/isthmus/internal/hint"
 	"isthmus.dev/isthmus/mesh"
 )
@@ -35,58 +36,47 @@ func (s *meshServer) ListServices(context.Context, *admin.ListServicesRequest) (
 	return &admin.ListServicesResponse{Services: services(s.config.Snapshot(), time.Now())}, nil
 }
 
-// services is pure. A service that is exported by any cluster is shown under its
-// clusterset host with every cluster that exports it to this one; one that this
-// cluster keeps to itself is shown under its local host. Both may be there.
-func services(snapshot *mesh.Snapshot, now time.Time) []*admin.Service {
+// services is pure. A service that is exported by any cluster is shown under its clusterset host with every cluster that
+// exports it to this one, as they are merged for proxies; one that this cluster keeps to itself is shown under its local
+// host. Both may be there.
+func services(snapshot *world.Snapshot, now time.Time) []*admin.Service {
 	var out []*admin.Service
-	imported := map[mesh.ServiceName][]*mesh.Catalogue{}
-	for cluster, catalogue := range snapshot.Remote {
-		if snapshot.Trust == nil {
-			break
-		}
-		exporter, ok := snapshot.Trust.Member(cluster)
-		for name, service := range catalogue.Services {
-			if ok && exporter.Offers(service, snapshot.Trust.Self) {
-				imported[name] = append(imported[name], catalogue)
-			}
-		}
-	}
 	names := map[mesh.ServiceName]bool{}
-	for name := range imported {
+	for name := range snapshot.Imports.Keys() {
 		names[name] = true
 	}
-	for name := range snapshot.Config.Services {
+	for name := range snapshot.Services.Keys() {
 		names[name] = true
 	}
 	for _, name := range slices.SortedFunc(maps.Keys(names), compareServices) {
-		local := snapshot.Config.Services[name]
+		local, imported := snapshot.Services.At(name), snapshot.Imports.At(name)
 		exported := local != nil && local.Export != nil
 		if local != nil && !exported {
 			service := newService(snapshot, name, name.LocalHost(), local.Ports)
 			service.Clusters = append(service.Clusters, ownInstances(snapshot, local))
 			out = append(out, service)
 		}
-		if !exported && len(imported[name]) == 0 {
-			continue
-		}
-		exporters := imported[name]
-		slices.SortFunc(exporters, func(a, b *mesh.Catalogue) int { return cmp.Compare(a.Cluster, b.Cluster) })
-		var ports []mesh.Port
-		if exported {
-			ports = local.Ports
-		} else {
-			ports = exporters[0].Services[name].Ports
-		}
-		service := newService(snapshot, name, name.ClusterSetHost(), ports)
-		service.Exported = exported
-		if exported {
+		switch {
+		case imported != nil:
+			service := newService(snapshot, name, name.ClusterSetHost(), imported.Ports)
+			service.Exported = exported
+			if exported {
+				service.Clusters = append(service.Clusters, ownInstances(snapshot, local))
+			}
+			exporters := slices.Clone(imported.Exporters)
+			slices.SortFunc(exporters, func(a, b mesh.Exporter) int { return cmp.Compare(a.Cluster, b.Cluster) })
+			for _, e := range exporters {
+				if e.Remote != nil {
+					service.Clusters = append(service.Clusters, peersInstances(&e, snapshot.Remote[e.Cluster], now))
+				}
+			}
+			out = append(out, service)
+		case exported: // alone, or not granted
+			service := newService(snapshot, name, name.ClusterSetHost(), local.Ports)
+			service.Exported = true
 			service.Clusters = append(service.Clusters, ownInstances(snapshot, local))
+			out = append(out, service)
 		}
-		for _, exporter := range exporters {
-			service.Clusters = append(service.Clusters, peersInstances(snapshot, exporter, name, now))
-		}
-		out = append(out, service)
 	}
 	return out
 }
@@ -95,7 +85,7 @@ func compareServices(a, b mesh.ServiceName) int {
 	return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
 }
 
-func newService(snapshot *mesh.Snapshot, name mesh.ServiceName, host mesh.Host, ports []mesh.Port) *admin.Service {
+func newService(snapshot *world.Snapshot, name mesh.ServiceName, host mesh.Host, ports []mesh.Port) *admin.Service {
 	out := &admin.Service{Name: name.Name, Namespace: name.Namespace, Host: string(host), Vip: vipOf(snapshot, host)}
 	for _, p := range ports {
 		out.Ports = append(out.Ports, &admin.ServicePort{Name: p.Name, Port: p.Number, Protocol: string(p.Protocol)})
@@ -104,18 +94,24 @@ func newService(snapshot *mesh.Snapshot, name mesh.ServiceName, host mesh.Host, 
 }
 
 // ownInstances counts the workloads of a service of this cluster.
-func ownInstances(snapshot *mesh.Snapshot, service *mesh.Service) *admin.ServiceCluster {
+func ownInstances(snapshot *world.Snapshot, service *mesh.Service) *admin.ServiceCluster {
 	self, region := mesh.ClusterName(aloneName), ""
 	if t := snapshot.Trust; t != nil {
 		self, region = t.Self, regionOf(t, t.Self)
 	}
-	out := &admin.ServiceCluster{Name: string(self), Slots: uint32(len(snapshot.Slots[service.Name])), Localities: map[string]uint32{}}
-	for name, w := range snapshot.Workloads {
-		if name.Namespace == service.Name.Namespace && mesh.Selected(service.Selector, w.Labels) {
-			count(out, region, w.Zone, w.Ready)
+	out := &admin.ServiceCluster{Name: string(self), Localities: map[string]uint32{}}
+	if b := snapshot.Backends.At(service.Name); b != nil {
+		out.Slots = uint32(len(b.Slots))
+		for _, w := range b.Instances {
+			count(out, region, w.Zone, serves(w, service))
 		}
 	}
 	return out
+}
+
+// serves tells whether a workload answers on any port of a service.
+func serves(w *mesh.Workload, service *mesh.Service) bool {
+	return slices.ContainsFunc(service.Ports, func(p mesh.Port) bool { return w.Serves(w.TargetPort(p)) })
 }
 
 func count(out *admin.ServiceCluster, region, zone string, ready bool) {
@@ -130,21 +126,16 @@ func count(out *admin.ServiceCluster, region, zone string, ready bool) {
 	}
 }
 
-// peersInstances sums up what a peer's catalogue says.
-func peersInstances(snapshot *mesh.Snapshot, exporter *mesh.Catalogue, name mesh.ServiceName, now time.Time) *admin.ServiceCluster {
-	region := ""
-	if snapshot.Trust != nil {
-		region = regionOf(snapshot.Trust, exporter.Cluster)
+// peersInstances sums up what a peer's catalogue says; c is that catalogue.
+func peersInstances(e *mesh.Exporter, c *mesh.Catalogue, now time.Time) *admin.ServiceCluster {
+	out := &admin.ServiceCluster{Name: string(e.Cluster), Slots: uint32(len(e.Remote.Slots)), Localities: map[string]uint32{}}
+	if c != nil && c.ReceivedUnixMs > 0 {
+		out.AgeSeconds = max(0, now.Sub(time.UnixMilli(c.ReceivedUnixMs)).Seconds())
 	}
-	service := exporter.Services[name]
-	out := &admin.ServiceCluster{Name: string(exporter.Cluster), Slots: uint32(len(service.Slots)), Localities: map[string]uint32{}}
-	if exporter.ReceivedUnixMs > 0 {
-		out.AgeSeconds = max(0, now.Sub(time.UnixMilli(exporter.ReceivedUnixMs)).Seconds())
-	}
-	for _, slot := range service.Slots {
+	for _, slot := range e.Remote.Slots {
 		out.Healthy += slot.Healthy
 		out.Total += slot.Total
-		out.Localities[region+"/"+slot.Zone] += slot.Healthy
+		out.Localities[e.Region+"/"+slot.Zone] += slot.Healthy
 	}
 	return out
 }
@@ -255,7 +246,7 @@ func exportName(name mesh.ServiceName) mesh.ObjectName {
 }
 
 // exportable says why a service cannot be exported.
-func exportable(snapshot *mesh.Snapshot, name mesh.ServiceName) error {
+func exportable(snapshot *world.Snapshot, name mesh.ServiceName) error {
 	if err := name.Validate(); err != nil {
 		return hint.Code(status.Error(codes.InvalidArgument, err.Error()), "invalid_name")
 	}

@@ -2,8 +2,10 @@ package admin
 
 import (
 	"encoding/json"
+	"fmt"
 
 	"isthmus.dev/isthmus/config"
+	"isthmus.dev/isthmus/controlplane/world"
 	"isthmus.dev/isthmus/mesh"
 )
 
@@ -17,11 +19,13 @@ type condition struct {
 
 // statusOf is the status of an object as JSON: whether it is used and, for
 // workloads, whether it answers.
-func statusOf(snapshot *mesh.Snapshot, name mesh.ObjectName) []byte {
+func statusOf(snapshot *world.Snapshot, name mesh.ObjectName) []byte {
 	accepted := condition{Type: "Accepted", Status: "True", Reason: "Accepted"}
-	for _, f := range snapshot.Config.Findings {
-		if f.Object == name.String() && (f.Level == mesh.LevelError || accepted.Message == "") {
-			accepted.Reason, accepted.Message = f.Code, f.Message
+	if findings := snapshot.Findings.At(name); findings != nil {
+		for _, f := range *findings {
+			if f.Level == mesh.LevelError || accepted.Message == "" {
+				accepted.Reason, accepted.Message = f.Code, f.Message
+			}
 			if f.Level == mesh.LevelError {
 				accepted.Status = "False"
 				break
@@ -35,7 +39,7 @@ func statusOf(snapshot *mesh.Snapshot, name mesh.ObjectName) []byte {
 	service := mesh.ServiceName{Namespace: name.Namespace, Name: name.Name}
 	switch name.Kind {
 	case config.KindWorkloadEntry:
-		if w, ok := snapshot.Workloads[mesh.WorkloadName{Namespace: name.Namespace, Name: name.Name}]; ok {
+		if w := snapshot.Workloads.At(mesh.WorkloadName{Namespace: name.Namespace, Name: name.Name}); w != nil {
 			ready := condition{Type: "Ready", Status: "False", Reason: "NotAnswering"}
 			if w.Ready {
 				ready.Status, ready.Reason = "True", "Answering"
@@ -44,12 +48,12 @@ func statusOf(snapshot *mesh.Snapshot, name mesh.ObjectName) []byte {
 		}
 	case config.KindServiceExport:
 		valid := condition{Type: "Valid", Status: "True", Reason: "Valid"}
-		if s := snapshot.Config.Services[service]; s == nil || s.Export == nil {
+		if s := snapshot.Services.At(service); s == nil || s.Export == nil {
 			valid.Status, valid.Reason, valid.Message = "False", "NoService", "there is no Service of that name"
 		} else if err := granted(snapshot, name.Namespace); err != nil {
 			valid.Status, valid.Reason, valid.Message = "False", codeNotGranted, err.Error()
 		}
-		out.Conditions = append(out.Conditions, valid)
+		out.Conditions = append(out.Conditions, valid, conflicting(snapshot, service))
 		out.VIP = vipOf(snapshot, service.ClusterSetHost())
 	case config.KindService:
 		out.VIP = vipOf(snapshot, service.LocalHost())
@@ -61,9 +65,26 @@ func statusOf(snapshot *mesh.Snapshot, name mesh.ObjectName) []byte {
 	return raw
 }
 
-func vipOf(snapshot *mesh.Snapshot, host mesh.Host) string {
-	if addr, ok := snapshot.VIPs[host]; ok {
+func vipOf(snapshot *world.Snapshot, host mesh.Host) string {
+	if addr := snapshot.VIP(host); addr.IsValid() {
 		return addr.String()
 	}
 	return ""
+}
+
+// conflicting is the condition of KEP-1645 about an export that others disagree with, here or at its owner.
+func conflicting(snapshot *world.Snapshot, name mesh.ServiceName) condition {
+	out := condition{Type: "Conflict", Status: "False", Reason: "NoConflict"}
+	imported := snapshot.Imports.At(name)
+	if imported == nil || snapshot.Trust == nil {
+		return out
+	}
+	for _, c := range imported.Conflicts {
+		if c.Cluster == snapshot.Trust.Self || imported.Owner == snapshot.Trust.Self {
+			out.Status, out.Reason = "True", "PortConflict"
+			out.Message = fmt.Sprintf("port %d is %s in cluster %s and %s in cluster %s, which decides", c.Port, c.Protocol, c.Cluster, c.OwnerProtocol, imported.Owner)
+			return out
+		}
+	}
+	return out
 }

@@ -14,6 +14,7 @@ import (
 
 	"isthmus.dev/isthmus/api/admin"
 	"isthmus.dev/isthmus/config"
+	"isthmus.dev/isthmus/controlplane/world"
 	"isthmus.dev/isthmus/internal/hint"
 	"isthmus.dev/isthmus/mesh"
 )
@@ -51,8 +52,8 @@ func (s *meshServer) RegisterWorkload(ctx context.Context, request *admin.Regist
 			return nil, err
 		}
 		// The account is the registered one: a restart does not change who it is.
-		known := mesh.WorkloadName{Namespace: w.GetNamespace(), Name: w.GetName()}
-		if registered := config.Build([]config.Object{stored.Object()}).Workloads[known]; registered != nil {
+		value, _ := config.Compile(stored.Object())
+		if registered, ok := value.(*mesh.Workload); ok {
 			w.ServiceAccount = registered.ServiceAccount
 		}
 	} else if err := s.register(ctx, snapshot, w, entry); err != nil {
@@ -115,13 +116,13 @@ func checkedWorkload(request *admin.RegisterWorkloadRequest) (*admin.RegisterWor
 }
 
 // register writes the workload and what is missing around it.
-func (s *meshServer) register(ctx context.Context, snapshot *mesh.Snapshot, w *admin.RegisterWorkloadRequest, entry mesh.ObjectName) error {
+func (s *meshServer) register(ctx context.Context, snapshot *world.Snapshot, w *admin.RegisterWorkloadRequest, entry mesh.ObjectName) error {
 	raw, err := workloadObject(w, regionOf(snapshot.Trust, snapshot.Trust.Self))
 	if err != nil {
 		return err
 	}
 	instance := config.Change{Name: entry, JSON: raw, Expect: config.AnyVersion}
-	if other := snapshot.Workloads[mesh.WorkloadName{Namespace: entry.Namespace, Name: entry.Name}]; other != nil && other.Ready && other.Address.String() != w.GetAddress() {
+	if other := snapshot.Workloads.At(mesh.WorkloadName{Namespace: entry.Namespace, Name: entry.Name}); other != nil && other.Ready && other.Address.String() != w.GetAddress() {
 		return hint.Wrap(hint.Code(status.Errorf(codes.AlreadyExists, "workload %s/%s runs already, at %s", entry.Namespace, entry.Name, other.Address), "already_exists"),
 			"choose another name, or end the other one first")
 	}
@@ -164,7 +165,9 @@ func (s *meshServer) missingOf(ctx context.Context, w *admin.RegisterWorkloadReq
 	case err != nil:
 		return nil, err
 	default:
-		if err := fits(config.Build([]config.Object{stored.Object()}).Config.Services[name], w); err != nil {
+		value, _ := config.Compile(stored.Object())
+		known, _ := value.(*mesh.Service) // nil: its object says nothing that could be contradicted
+		if err := fits(known, w); err != nil {
 			return nil, err
 		}
 	}

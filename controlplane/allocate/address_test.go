@@ -3,9 +3,11 @@ package allocate
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -65,11 +67,11 @@ func TestUsable(t *testing.T) {
 		why  string
 	}{
 		{"240.240.0.1", true, "the first of the range"},
-		{"240.240.255.254", true, "the last of the range"},
+		{"240.255.255.254", true, "the last of the range"},
 		{"240.240.0.0", false, "the network's own"},
-		{"240.240.255.255", false, "broadcast"},
+		{"240.255.255.255", false, "broadcast"},
 		{"240.240.0.53", false, "the resolver's"},
-		{"240.241.0.1", false, "outside"},
+		{"241.0.0.1", false, "outside"},
 	} {
 		if got := Usable(netip.MustParseAddr(c.addr)); got != c.want {
 			t.Errorf("Usable(%s) = %v, want %v: %s", c.addr, got, c.want, c.why)
@@ -92,5 +94,61 @@ func TestAssignFull(t *testing.T) {
 	added, err := Addresses(existing, append(hosts, "one.more"))
 	if !errors.Is(err, ErrFull) || len(added) != 0 {
 		t.Errorf("full range: got %d addresses and %v, want ErrFull", len(added), err)
+	}
+}
+
+// TestShares: a member that renames its exports again and again takes its share and no more; this cluster's own services
+// always have theirs, and everything comes back.
+func TestShares(t *testing.T) {
+	const each, all = 1_000, 15_000
+	table, now := NewTable(), time.Unix(0, 0)
+	table.each, table.all = each, all
+	refused := 0
+	for round := range 3 {
+		for i := range 900 {
+			h := mesh.Host(fmt.Sprintf("s%d-%d.shop.svc.clusterset.local", round, i))
+			table.Want(h, "evil")
+			if _, err := table.Take(h); errors.Is(err, ErrFull) {
+				refused++
+			} else if err != nil {
+				t.Fatal(err)
+			}
+		}
+		for h := range maps.Clone(table.hosts) {
+			table.Unwant(h, now)
+		}
+	}
+	if refused != 3*900-each || table.held["evil"] != each {
+		t.Errorf("%d addresses of one exporter are held and %d were refused, want %d held", table.held["evil"], refused, each)
+	}
+	for i := range 20 {
+		c := mesh.ClusterName(fmt.Sprintf("c%d", i))
+		for k := range each {
+			h := mesh.Host(fmt.Sprintf("s%d.%s", k, c))
+			table.Want(h, c)
+			if _, err := table.Take(h); err != nil && !errors.Is(err, ErrFull) {
+				t.Fatal(err)
+			}
+		}
+	}
+	if got := len(table.taken); got != all {
+		t.Errorf("others hold %d addresses, want %d: the rest is this cluster's", got, all)
+	}
+	table.Want("mine", "")
+	if _, err := table.Take("mine"); err != nil {
+		t.Errorf("a service of this cluster: %v", err)
+	}
+	if got := table.Without()["c19"]; got != each {
+		t.Errorf("%d hosts of c19 are said to be without an address, want %d", got, each)
+	}
+	if early := table.Unused(now.Add(Idle - 1)); len(early) > 0 {
+		t.Errorf("%d addresses go back before their time", len(early))
+	}
+	unused := table.Unused(now.Add(Idle))
+	for _, h := range unused {
+		table.Drop(h)
+	}
+	if table.held["evil"] != 0 || len(unused) != each {
+		t.Errorf("%d addresses went back, %d are still held, want %d and none", len(unused), table.held["evil"], each)
 	}
 }

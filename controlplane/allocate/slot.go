@@ -32,14 +32,27 @@ func Keys(rules ...*mesh.DestinationRule) []string {
 	return slices.Sorted(maps.Keys(keys))
 }
 
-// Live are the slots that have a pod. Slots also returns empty ones, which only
-// remember the generation of an index for its next use.
-func Live(all []mesh.SlotPods) []mesh.SlotPods {
+// Live are the slots that have a pod, as they stand now: placed says who is behind which index, instances are the pods of
+// the service, keys the labels that travel (see Keys), ports the service's. A pod that is gone is behind nothing.
+func Live(placed []mesh.SlotPods, instances []*mesh.Workload, keys []string, ports []mesh.Port) []mesh.SlotPods {
+	by := make(map[mesh.WorkloadName]*mesh.Workload, len(instances))
+	for _, w := range instances {
+		by[w.Name] = w
+	}
 	var live []mesh.SlotPods
-	for _, s := range all {
-		if len(s.Pods) > 0 {
-			live = append(live, s)
+	for _, s := range placed {
+		var members []*pod
+		for _, name := range s.Pods {
+			if w := by[name]; w != nil {
+				members = append(members, &pod{Workload: w, labels: trim(w.Labels, keys)})
+			}
 		}
+		if len(members) == 0 {
+			continue
+		}
+		slot := render(s.Slot.Index, members, ports)
+		slot.Slot.Generation = s.Slot.Generation
+		live = append(live, slot)
 	}
 	return live
 }
@@ -56,8 +69,8 @@ func SamePlaces(a, b []mesh.SlotPods) bool {
 // Slots gives the slots of one service: prev are its slots before (with the
 // empty ones), pods its workloads now, keys the labels that travel (see Keys).
 // A limit of 0 means SlotLimit. The result is ordered by index; indices without pods
-// stay in it while they have a generation to remember. Nothing of prev or pods
-// is changed or kept, except label maps of pods where they are used whole.
+// stay in it while they have a generation to remember. It says index, generation and
+// pods; what follows from the pods is added by [Live]. Nothing of prev or pods is changed or kept.
 func Slots(prev []mesh.SlotPods, pods []*mesh.Workload, keys []string, limit int) []mesh.SlotPods {
 	if limit <= 0 {
 		limit = SlotLimit
@@ -284,8 +297,10 @@ func (t *table) result(prev []mesh.SlotPods) []mesh.SlotPods {
 			}
 			continue
 		}
-		s := render(index, members)
-		s.Slot.Generation = old.Slot.Generation
+		s := mesh.SlotPods{Slot: mesh.Slot{Index: index, Generation: old.Slot.Generation}}
+		for _, p := range members {
+			s.Pods = append(s.Pods, p.Name)
+		}
 		// Every pod that comes or goes counts: a connection stays with the pod it
 		// was opened to, so only a new generation makes clients reach a new pod.
 		if !slices.Equal(s.Pods, old.Pods) {
@@ -303,13 +318,20 @@ func (t *table) result(prev []mesh.SlotPods) []mesh.SlotPods {
 	return out
 }
 
-// render makes the slot of members: the labels all of them have in common, the
-// zone if it is the same for all, and the counts.
-func render(index uint32, members []*pod) mesh.SlotPods {
+// render makes the slot of members: the labels all of them have in common, the zone if it is the same for all, and the
+// counts. A pod is healthy that answers on any port of the service.
+func render(index uint32, members []*pod, ports []mesh.Port) mesh.SlotPods {
 	s := mesh.SlotPods{Slot: mesh.Slot{Index: index, Zone: members[0].Zone, Labels: members[0].labels, Total: uint32(len(members))}}
+	answered := make([]bool, len(ports))
 	for _, p := range members {
 		s.Pods = append(s.Pods, p.Name)
-		if p.Ready {
+		healthy := p.Ready && len(ports) == 0
+		for i, port := range ports {
+			if p.Serves(p.TargetPort(port)) {
+				healthy, answered[i] = true, true
+			}
+		}
+		if healthy {
 			s.Slot.Healthy++
 		}
 		if p.Zone != s.Slot.Zone {
@@ -325,6 +347,14 @@ func render(index uint32, members []*pod) mesh.SlotPods {
 			s.Slot.Labels = common
 		}
 	}
+	if s.Slot.Healthy > 0 {
+		for i, port := range ports {
+			if !answered[i] {
+				s.Slot.Down = append(s.Slot.Down, port.Number)
+			}
+		}
+	}
+	slices.Sort(s.Slot.Down)
 	return s
 }
 

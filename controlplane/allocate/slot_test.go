@@ -32,7 +32,22 @@ func describe(all []mesh.SlotPods) []string {
 	return out
 }
 
-func TestAssign(t *testing.T) {
+// rendered is all with what follows from the pods; indices without pods stay.
+func rendered(all []mesh.SlotPods, pods []*mesh.Workload) []mesh.SlotPods {
+	live := map[uint32]mesh.SlotPods{}
+	for _, s := range Live(all, pods, []string{LabelVersion}, nil) {
+		live[s.Slot.Index] = s
+	}
+	out := slices.Clone(all)
+	for i, s := range out {
+		if l, ok := live[s.Slot.Index]; ok {
+			out[i] = l
+		}
+	}
+	return out
+}
+
+func TestSlots(t *testing.T) {
 	unready := workload("b", "z", "v1")
 	unready.Ready = false
 	a, b, c, d := workload("a", "z", "v1"), workload("b", "z", "v1"), workload("c", "z", "v2"), workload("d", "y", "v1")
@@ -59,10 +74,38 @@ func TestAssign(t *testing.T) {
 			for _, pods := range test.steps {
 				got = Slots(got, pods, []string{LabelVersion}, test.limit)
 			}
-			if diff := cmp.Diff(test.want, describe(got)); diff != "" {
+			if diff := cmp.Diff(test.want, describe(rendered(got, test.steps[len(test.steps)-1]))); diff != "" {
 				t.Errorf("-want +got:\n%s", diff)
 			}
 		})
+	}
+}
+
+func TestLive(t *testing.T) {
+	ports := []mesh.Port{{Name: "http", Number: 80, TargetPort: 8080}, {Name: "admin", Number: 81, TargetPort: 8081}}
+	a, b := workload("a", "z", "v1"), workload("b", "z", "v1")
+	half, deaf := workload("b", "z", "v1"), workload("b", "z", "v1")
+	half.Down, deaf.Down = []uint32{8081}, []uint32{8080, 8081}
+	placed := []mesh.SlotPods{
+		{Slot: mesh.Slot{Index: 0, Generation: 3}, Pods: []mesh.WorkloadName{a.Name}},
+		{Slot: mesh.Slot{Index: 1, Generation: 2}, Pods: []mesh.WorkloadName{b.Name}},
+		{Slot: mesh.Slot{Index: 2, Generation: 9}},
+	}
+	for _, test := range []struct {
+		why  string
+		pods []*mesh.Workload
+		want []string
+		down []uint32 // of the last slot
+	}{
+		{"all answer", []*mesh.Workload{a, b}, []string{"0g3[a]@z v1 1/1", "1g2[b]@z v1 1/1"}, nil},
+		{"a pod that is gone is behind nothing", []*mesh.Workload{b}, []string{"1g2[b]@z v1 1/1"}, nil},
+		{"one port of two does not answer", []*mesh.Workload{a, half}, []string{"0g3[a]@z v1 1/1", "1g2[b]@z v1 1/1"}, []uint32{81}},
+		{"no port answers", []*mesh.Workload{a, deaf}, []string{"0g3[a]@z v1 1/1", "1g2[b]@z v1 0/1"}, nil},
+	} {
+		got := Live(placed, test.pods, []string{LabelVersion}, ports)
+		if diff := cmp.Diff(test.want, describe(got)); diff != "" || !slices.Equal(got[len(got)-1].Slot.Down, test.down) {
+			t.Errorf("%s: -want +got:\n%s; down %v, want %v", test.why, diff, got[len(got)-1].Slot.Down, test.down)
+		}
 	}
 }
 
@@ -96,7 +139,7 @@ func TestProperties(t *testing.T) {
 				}
 			}
 			got := Slots(prev, pods, []string{LabelVersion}, limit)
-			check(t, prev, got, pods, limit)
+			check(t, prev, rendered(got, pods), pods, limit)
 			for _, s := range got {
 				if s.Slot.Generation < last[s.Slot.Index] {
 					t.Fatalf("index %d went back from generation %d to %d", s.Slot.Index, last[s.Slot.Index], s.Slot.Generation)

@@ -20,13 +20,12 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"isthmus.dev/isthmus/controlplane/allocate"
+	"isthmus.dev/isthmus/controlplane/allocate/commit"
 	"isthmus.dev/isthmus/controlplane/world"
 	"isthmus.dev/isthmus/discovery/etcd"
 	"isthmus.dev/isthmus/federation/membership"
 	"isthmus.dev/isthmus/federation/peers"
 	"isthmus.dev/isthmus/internal/hint"
-	"isthmus.dev/isthmus/mesh"
 )
 
 // Config of a control plane.
@@ -73,6 +72,7 @@ type controlPlane struct {
 	world      *world.Owner
 	peers      *peers.Core
 	membership *membership.Membership
+	allocated  *commit.Committer
 }
 
 // Run runs a control plane until ctx ends; its error is then nil.
@@ -91,12 +91,9 @@ func Run(ctx context.Context, config Config) error {
 	}
 	defer registry.close(config.Log)
 	cp := &controlPlane{config: config, log: config.Log, store: registry.store}
-	cp.world = world.New(world.Config{
-		Logger:     config.Log,
-		AssignVIPs: allocate.Addresses,
-		Save: func(ctx context.Context, e world.Effects) error {
-			return registry.store.SaveAllocated(ctx, etcd.Allocated{VIPs: e.VIPs, Slots: e.Slots})
-		},
+	cp.world = world.New(world.Config{Logger: config.Log})
+	cp.allocated = commit.New(commit.Config{
+		Store: registry.store, Snapshot: cp.world.Snapshot, Watch: cp.world.Watch, Send: cp.world.Send, Logger: config.Log,
 	})
 	if cp.peers, err = cp.newPeers(); err != nil {
 		return err
@@ -119,13 +116,7 @@ func (cp *controlPlane) run(ctx context.Context, registry *registry) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return cp.world.Run(ctx) })
 	group.Go(func() error { return registry.watch(ctx) })
-	// What was given out before a restart comes back before anything new is.
-	if err := cp.restore(ctx); err != nil {
-		if err = errors.Join(err, stop(group)); told.Err() != nil {
-			return nil
-		}
-		return err
-	}
+	group.Go(func() error { return cp.allocated.Run(ctx) })
 	group.Go(func() error { return cp.source().Run(ctx) })
 	group.Go(func() error { return cp.peers.Run(ctx) })
 	group.Go(func() error { return workloads.run(ctx) })
@@ -135,19 +126,6 @@ func (cp *controlPlane) run(ctx context.Context, registry *registry) error {
 		return nil // a part that wanted to tell the owner something while all of them were ending
 	}
 	return err
-}
-
-// restore hands the addresses and slots of before a restart to the owner.
-func (cp *controlPlane) restore(ctx context.Context) error {
-	allocated, err := cp.store.LoadAllocated(ctx)
-	if err != nil {
-		return fmt.Errorf("read the addresses and slots given out before: %w", err)
-	}
-	updates := []mesh.Update{mesh.SetVIPs{VIPs: allocated.VIPs}}
-	for service, slots := range allocated.Slots {
-		updates = append(updates, mesh.SetSlots{Service: service, Slots: slots})
-	}
-	return cp.world.Send(ctx, updates...)
 }
 
 // makeFolder makes a folder where it is missing, and refuses one that others may write to: they could put their own

@@ -23,7 +23,7 @@ func (cp *controlPlane) newPeers() (*peers.Core, error) {
 		},
 		View: func() (catalog.View, bool) {
 			s := cp.world.Snapshot()
-			return exportView(s), s.Ready
+			return catalog.View{Trust: s.Trust, Services: s.Services, Backends: s.Backends, Rules: s.Rules}, s.Ready
 		},
 		Watch: cp.world.Watch, Send: cp.world.Send, Admit: config.Producer,
 	})

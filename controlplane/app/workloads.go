@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
@@ -35,8 +34,6 @@ type workloads struct {
 	xds    *xdsserver.Server
 	health *proxies.Tracker
 	server *grpc.Server
-	// last is the newest trust section that proxies were served from.
-	last atomic.Pointer[mesh.Trust]
 }
 
 var _ admin.Workloads = (*workloads)(nil)
@@ -47,20 +44,17 @@ func (cp *controlPlane) newWorkloads() (*workloads, error) {
 	w.issuer = identity.New(identity.Config{
 		CA: m.Issuer, Trust: m.Trust, Verifier: m.Verifier, Registered: w.registered, Log: cp.log,
 	})
-	options := translate.Options{FederationSocket: cp.config.socket(federationSocket)}
 	var err error
 	w.xds, err = xdsserver.New(xdsserver.Config{
-		Snapshot: w.snapshot, Watch: cp.world.Watch, Log: cp.log,
+		Snapshot: cp.world.Snapshot, Watch: cp.world.Watch, Log: cp.log,
+		Options: translate.Options{FederationSocket: cp.config.socket(federationSocket)},
 		Identify: xdsserver.PeerIdentity(func() (mesh.TrustDomain, bool) {
-			trust := w.snapshot().Trust
-			if trust == nil {
+			identity := cp.world.Snapshot().Identity
+			if identity == nil {
 				return "", false
 			}
-			return mesh.TrustDomainOf(trust.Self, trust.Federation), true
+			return mesh.TrustDomainOf(identity.Self, identity.Federation), true
 		}),
-		Generate: func(old xds.State, s *mesh.Snapshot, id mesh.ProxyID) xds.State {
-			return translate.Update(old, s, id, options)
-		},
 	})
 	if err != nil {
 		return nil, err
@@ -72,27 +66,6 @@ func (cp *controlPlane) newWorkloads() (*workloads, error) {
 	workloadrpc.RegisterHealthServer(w.server, w.health)
 	w.xds.Register(w.server)
 	return w, nil
-}
-
-// snapshot is the present state as proxies are to see it. After the cluster has left its federation they keep the
-// identity they have, among themselves: no member is left but this cluster, so the others' services are withdrawn.
-func (w *workloads) snapshot() *mesh.Snapshot {
-	s := w.world.Snapshot()
-	if s.Trust != nil {
-		w.last.Store(s.Trust)
-		return s
-	}
-	last := w.last.Load()
-	if last == nil {
-		return s
-	}
-	alone, left := *last, *s
-	alone.Members = nil
-	if self, ok := last.Member(last.Self); ok {
-		alone.Members = []mesh.Member{*self}
-	}
-	left.Trust = &alone
-	return &left
 }
 
 // tls ends connections of proxies. A new one has no certificate yet: all it can do is redeem its token.
@@ -121,6 +94,7 @@ func (w *workloads) run(ctx context.Context) error {
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return serve(ctx, w.server, listener) })
+	group.Go(func() error { return w.xds.Run(ctx) })
 	group.Go(func() error { return w.health.Run(ctx) })
 	return group.Wait()
 }
@@ -130,7 +104,7 @@ func (w *workloads) registered(r identity.Record) bool {
 	if r.Kind == identity.Gateway {
 		return true
 	}
-	_, ok := w.world.Snapshot().Workloads[mesh.WorkloadName{Namespace: r.Namespace, Name: r.Instance}]
+	_, ok := w.world.Snapshot().Workloads.Get(mesh.WorkloadName{Namespace: r.Namespace, Name: r.Instance})
 	return ok
 }
 

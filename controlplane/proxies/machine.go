@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"isthmus.dev/isthmus/internal/pmap"
 	"isthmus.dev/isthmus/mesh"
 )
 
@@ -81,10 +82,10 @@ func (m *machine) passed(now time.Time) []mesh.Update {
 // from disk and have a while to reconnect; later ones are not ready before their
 // agent says so. Where the state differs from what was said it is told again: an
 // agent may have spoken before its workload was known.
-func (m *machine) published(now time.Time, workloads map[mesh.WorkloadName]*mesh.Workload) []mesh.Update {
+func (m *machine) published(now time.Time, workloads pmap.Map[mesh.WorkloadName, mesh.Workload]) []mesh.Update {
 	if !m.started {
 		m.started = true
-		for name, w := range workloads {
+		for name, w := range workloads.All() {
 			if m.entries[name] == nil {
 				m.entries[name] = &entry{ready: w.Ready, deadline: now.Add(m.reconnect)}
 			}
@@ -92,7 +93,7 @@ func (m *machine) published(now time.Time, workloads map[mesh.WorkloadName]*mesh
 	}
 	var out []mesh.Update
 	for _, name := range m.names() {
-		e, w := m.entries[name], workloads[name]
+		e, w := m.entries[name], workloads.At(name)
 		switch {
 		case w == nil && e.stream == 0:
 			delete(m.entries, name)

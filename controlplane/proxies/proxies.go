@@ -19,6 +19,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"isthmus.dev/isthmus/api/rpc/workloadrpc"
+	"isthmus.dev/isthmus/controlplane/world"
 	"isthmus.dev/isthmus/mesh"
 )
 
@@ -28,7 +29,7 @@ type Config struct {
 	// Identify gives the workload at the other end of a call, from its certificate.
 	Identify func(context.Context) (mesh.WorkloadName, error)
 	// Snapshot and Watch are the owner's.
-	Snapshot func() *mesh.Snapshot
+	Snapshot func() *world.Snapshot
 	Watch    func(context.Context) <-chan struct{}
 	// Send tells the owner.
 	Send func(context.Context, ...mesh.Update) error

@@ -1,8 +1,6 @@
 package translate
 
 import (
-	"fmt"
-
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
@@ -18,32 +16,17 @@ import (
 // httpOptions is the key under which a cluster carries its HTTP settings.
 const httpOptions = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
-// outbound adds everything of a sidecar's outbound side.
-func (v *view) outbound(out set) {
-	for _, h := range v.hosts {
-		for _, p := range h.ports {
-			for _, subset := range h.subsetNames() {
-				name := ClusterName(p.Number, subset, h.host)
-				out.add(xds.ClusterType, name, v.cluster(h, p, subset))
-				out.add(xds.EndpointType, name, v.endpoints(h, p, subset))
-			}
-			if p.Protocol.IsHTTP() && h.vip.IsValid() {
-				out.add(xds.RouteType, RouteName(h.host, p.Number), v.routes(h, p))
-			}
-		}
-	}
-	out.add(xds.ClusterType, passthrough, originalDestination())
-	out.add(xds.ClusterType, blackHole, emptyCluster(blackHole))
-	out.add(xds.ListenerType, outboundListener, v.outboundListener())
-	v.egress(out)
+// Cluster is the Envoy cluster of one port and subset of a host.
+func Cluster(h *Host, p mesh.Port, subset string, rules Rules) xds.Resource {
+	c := outboundCluster(h, p, subset, rules)
+	return resource(c.Name, c)
 }
 
-// cluster is the Envoy cluster of one port and subset of a host.
-func (v *view) cluster(h *hostView, p mesh.Port, subset string) *clusterv3.Cluster {
-	policy := h.policy(subset)
+func outboundCluster(h *Host, p mesh.Port, subset string, rules Rules) *clusterv3.Cluster {
+	policy := rules.policy(subset)
 	c := &clusterv3.Cluster{
-		Name:                 ClusterName(p.Number, subset, h.host),
-		AltStatName:          mesh.StatName(p.Number, subset, h.host),
+		Name:                 ClusterName(p.Number, subset, h.Name),
+		AltStatName:          mesh.StatName(p.Number, subset, h.Name),
 		ClusterDiscoveryType: &clusterv3.Cluster_Type{Type: clusterv3.Cluster_EDS},
 		EdsClusterConfig:     &clusterv3.Cluster_EdsClusterConfig{EdsConfig: ads()},
 		ConnectTimeout:       duration(connectTimeout(policy.ConnectionPool)),
@@ -52,13 +35,13 @@ func (v *view) cluster(h *hostView, p mesh.Port, subset string) *clusterv3.Clust
 		CircuitBreakers:      circuitBreakers(policy.ConnectionPool),
 		OutlierDetection:     outlierDetection(policy.OutlierDetection, p.Protocol.IsHTTP()),
 		Metadata: metadata(map[string]map[string]string{metadataFilter: {
-			"host": string(h.host), "namespace": h.name.Namespace, "service": h.name.Name, "subset": subset,
+			"host": string(h.Name), "namespace": h.Service.Namespace, "service": h.Service.Name, "subset": subset,
 		}}),
 	}
 	if p.Protocol.IsHTTP() {
 		c.TypedExtensionProtocolOptions = map[string]*anypb.Any{httpOptions: sidecarHTTPOptions(policy.ConnectionPool)}
 	}
-	v.upstreamTLS(c, h, p)
+	upstreamTLS(c, h, p)
 	return c
 }
 
@@ -122,29 +105,28 @@ func emptyCluster(name string) *clusterv3.Cluster {
 
 // upstreamTLS sets the transport sockets of c: one for each cluster that serves the host, chosen by the endpoint's
 // metadata, each accepting exactly the identities that cluster serves the host with.
-func (v *view) upstreamTLS(c *clusterv3.Cluster, h *hostView, p mesh.Port) {
-	for _, src := range h.sources {
-		socket := v.upstreamSocket(v.identities(src), p.Protocol.IsHTTP())
+func upstreamTLS(c *clusterv3.Cluster, h *Host, p mesh.Port) {
+	for i := range h.Exporters {
+		e := &h.Exporters[i]
 		c.TransportSocketMatches = append(c.TransportSocketMatches, &clusterv3.Cluster_TransportSocketMatch{
-			Name: string(src.cluster),
+			Name: string(e.Cluster),
 			Match: &structpb.Struct{Fields: map[string]*structpb.Value{
-				"cluster": structpb.NewStringValue(string(src.cluster)),
+				"cluster": structpb.NewStringValue(string(e.Cluster)),
 			}},
-			TransportSocket: socket,
+			TransportSocket: transportSocket(upstreamContext(h.identities(e), p.Protocol.IsHTTP())),
 		})
 	}
 	// An endpoint without metadata matches nothing: it must not be sent clear text.
-	c.TransportSocket = v.upstreamSocket(nil, p.Protocol.IsHTTP())
+	if c.TransportSocket = toNobody; p.Protocol.IsHTTP() {
+		c.TransportSocket = toNobodyHTTP
+	}
 }
 
-// upstreamSocket is mTLS to a server that has one of the identities; with none, to nobody.
-func (v *view) upstreamSocket(identities []string, http bool) *corev3.TransportSocket {
-	key := fmt.Sprint(http, identities)
-	if v.sockets[key] == nil {
-		v.sockets[key] = transportSocket(upstreamContext(identities, http))
-	}
-	return v.sockets[key]
-}
+// mTLS to a server with an identity that nobody has.
+var (
+	toNobody     = transportSocket(upstreamContext(nil, false))
+	toNobodyHTTP = transportSocket(upstreamContext(nil, true))
+)
 
 func transportSocket(m proto.Message) *corev3.TransportSocket {
 	return &corev3.TransportSocket{

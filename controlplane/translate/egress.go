@@ -9,16 +9,10 @@ import (
 	"isthmus.dev/isthmus/xds"
 )
 
-// reachable tells whether a member has a gateway at all.
-func (v *view) reachable(c mesh.ClusterName) bool {
-	m, ok := v.s.Trust.Member(c)
-	return ok && len(m.Gateways) > 0
-}
-
 // egress adds, for every other member with a gateway, the internal listener that slots connect to and the cluster of
 // its gateways.
-func (v *view) egress(out set) {
-	for _, m := range v.s.Trust.Members {
+func (v *view) egress(out Resources) {
+	for _, m := range v.trust.Members {
 		if m.Name == v.self || len(m.Gateways) == 0 {
 			continue
 		}

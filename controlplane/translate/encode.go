@@ -2,8 +2,6 @@ package translate
 
 import (
 	"fmt"
-	"slices"
-	"strings"
 	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -12,19 +10,17 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/structpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"isthmus.dev/isthmus/xds"
 )
 
-// set collects resources by type URL.
-type set map[string][]Named
-
-func (s set) add(typeURL, name string, m proto.Message) {
-	s[typeURL] = append(s[typeURL], Named{Name: name, Message: m})
-}
-
-func (s set) sort() {
-	for _, list := range s {
-		slices.SortFunc(list, func(a, b Named) int { return strings.Compare(a.Name, b.Name) })
+// resource encodes a resource. Invalid UTF-8, the only error, never reaches a snapshot.
+func resource(name string, m proto.Message) xds.Resource {
+	r, err := xds.New(name, m)
+	if err != nil {
+		panic(fmt.Sprintf("translate: %v", err))
 	}
+	return r
 }
 
 // pack encodes m deterministically. A message of ours that cannot be encoded is a broken invariant (invalid UTF-8

@@ -8,6 +8,7 @@ import (
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 
 	"isthmus.dev/isthmus/mesh"
+	"isthmus.dev/isthmus/xds"
 )
 
 // metadataFilter is the name under which endpoints and clusters carry facts for statistics and for people.
@@ -43,55 +44,66 @@ func (r rank) compare(o rank) int {
 	return cmp.Or(cmp.Compare(r.distance, o.distance), cmp.Compare(r.cluster, o.cluster))
 }
 
-func (v *view) rankOf(src source, zone string, lb *mesh.LocalityLB) rank {
-	switch {
+// rankOf an endpoint of e in zone, for a client in zone from.
+func (h *Host) rankOf(e *Exporter, zone, from string, lb *mesh.LocalityLB) rank {
+	switch self := h.Self; {
 	case lb != nil && lb.Disabled:
 		return rank{}
-	case src.cluster == v.self && zone == v.zone && zone != "":
+	case e.Cluster == self.Cluster && zone == from && zone != "":
 		return rank{distance: sameZone}
-	case src.cluster == v.self:
+	case e.Cluster == self.Cluster:
 		return rank{distance: sameCluster}
-	case src.region == v.region:
-		return rank{distance: sameRegion, cluster: src.cluster}
-	case lb != nil && lb.Failover[v.region] == src.region && src.region != "":
-		return rank{distance: failoverRegion, cluster: src.cluster}
+	case e.Region == self.Region:
+		return rank{distance: sameRegion, cluster: e.Cluster}
+	case lb != nil && lb.Failover[self.Region] == e.Region && e.Region != "":
+		return rank{distance: failoverRegion, cluster: e.Cluster}
 	}
-	return rank{distance: elsewhere, cluster: src.cluster}
+	return rank{distance: elsewhere, cluster: e.Cluster}
 }
 
-// endpoints is the load assignment of one port and subset of a host. Endpoints that are known not to answer are left
-// out; priorities have no gaps.
-func (v *view) endpoints(h *hostView, p mesh.Port, subset string) *endpointv3.ClusterLoadAssignment {
-	part, _ := h.subset(subset)
-	lb := h.policy(subset).LocalityLB
+// Endpoints is the load assignment of one port and subset of a host, for clients in one zone. Endpoints that are known
+// not to answer are left out; priorities have no gaps.
+func Endpoints(h *Host, p mesh.Port, subset string, rules Rules, zone string) xds.Resource {
+	name := ClusterName(p.Number, subset, h.Name)
+	return resource(name, endpoints(h, p, subset, rules, zone))
+}
+
+func endpoints(h *Host, p mesh.Port, subset string, rules Rules, zone string) *endpointv3.ClusterLoadAssignment {
+	part, _ := rules.subset(subset)
+	lb := rules.policy(subset).LocalityLB
 	var all []candidate
-	for _, src := range h.sources {
-		if src.local != nil {
-			all = append(all, v.localEndpoints(h, src, p, part, lb)...)
-		} else {
-			all = append(all, v.slotEndpoints(h, src, p, part, lb)...)
+	for i := range h.Exporters {
+		e := &h.Exporters[i]
+		if !slices.Contains(e.Ports, p.Number) {
+			continue
+		}
+		if e.Local != nil {
+			all = append(all, localEndpoints(h, e, p, part, lb, zone)...)
+		} else if e.Reachable {
+			all = append(all, slotEndpoints(h, e, p, part, lb, zone)...)
 		}
 	}
-	return assignment(ClusterName(p.Number, subset, h.host), all)
+	return assignment(ClusterName(p.Number, subset, h.Name), all)
 }
 
-func (v *view) localEndpoints(h *hostView, src source, p mesh.Port, part *mesh.Subset, lb *mesh.LocalityLB) []candidate {
-	own, ok := src.local.Port(p.Number)
-	if !ok {
+func localEndpoints(h *Host, e *Exporter, p mesh.Port, part *mesh.Subset, lb *mesh.LocalityLB, zone string) []candidate {
+	own, ok := e.Local.Port(p.Number)
+	if !ok || e.Backends == nil {
 		return nil
 	}
 	var out []candidate
-	for _, w := range v.selected(src.local) {
-		if !w.Ready || !w.Address.IsValid() || !inSubset(part, src.cluster, w.Labels) {
+	for _, w := range e.Backends.Instances {
+		port := w.TargetPort(own)
+		if !w.Serves(port) || !w.Address.IsValid() || !inSubset(part, e.Cluster, w.Labels) {
 			continue
 		}
 		out = append(out, candidate{
-			rank:     v.rankOf(src, w.Zone, lb),
-			locality: mesh.Locality{Region: src.region, Zone: w.Zone},
-			cluster:  src.cluster,
+			rank:     h.rankOf(e, w.Zone, zone, lb),
+			locality: mesh.Locality{Region: e.Region, Zone: w.Zone},
+			cluster:  e.Cluster,
 			weight:   1,
-			endpoint: lbEndpoint(socketAddress(w.Address.String(), targetPort(w, own)), mesh.SNI(p.Number, "", h.host), 1,
-				map[string]string{"cluster": string(src.cluster), "zone": w.Zone, "instance": w.Name.Name, "version": w.Labels["version"]}),
+			endpoint: lbEndpoint(socketAddress(w.Address.String(), port), mesh.SNI(p.Number, "", h.Name), 1,
+				map[string]string{"cluster": string(e.Cluster), "zone": w.Zone, "instance": w.Name.Name, "version": w.Labels["version"]}),
 		})
 	}
 	return out
@@ -99,29 +111,26 @@ func (v *view) localEndpoints(h *hostView, src source, p mesh.Port, part *mesh.S
 
 // slotEndpoints addresses each slot of a remote service by an internal listener: an endpoint, a server name and an
 // HTTP/2 connection of its own.
-func (v *view) slotEndpoints(h *hostView, src source, p mesh.Port, part *mesh.Subset, lb *mesh.LocalityLB) []candidate {
-	if !slices.ContainsFunc(src.remote.Ports, func(q mesh.Port) bool { return q.Number == p.Number }) || !v.reachable(src.cluster) {
-		return nil
-	}
-	slots := slices.Clone(src.remote.Slots)
+func slotEndpoints(h *Host, e *Exporter, p mesh.Port, part *mesh.Subset, lb *mesh.LocalityLB, zone string) []candidate {
+	slots := slices.Clone(e.Remote.Slots)
 	slices.SortFunc(slots, func(a, b mesh.Slot) int { return cmp.Compare(a.Index, b.Index) })
 	var out []candidate
 	for _, slot := range slots {
-		if slot.Healthy == 0 || !inSubset(part, src.cluster, slot.Labels) {
+		if slot.Healthy == 0 || slices.Contains(slot.Down, p.Number) || !inSubset(part, e.Cluster, slot.Labels) {
 			continue
 		}
 		address := &corev3.Address{Address: &corev3.Address_EnvoyInternalAddress{EnvoyInternalAddress: &corev3.EnvoyInternalAddress{
-			AddressNameSpecifier: &corev3.EnvoyInternalAddress_ServerListenerName{ServerListenerName: EgressName(src.cluster)},
-			EndpointId:           SlotEndpoint(h.name, p.Number, slot),
+			AddressNameSpecifier: &corev3.EnvoyInternalAddress_ServerListenerName{ServerListenerName: EgressName(e.Cluster)},
+			EndpointId:           SlotEndpoint(h.Service, p.Number, slot),
 		}}}
 		weight := min(slot.Healthy, maxWeight)
 		out = append(out, candidate{
-			rank:     v.rankOf(src, slot.Zone, lb),
-			locality: mesh.Locality{Region: src.region, Zone: slot.Zone},
-			cluster:  src.cluster,
+			rank:     h.rankOf(e, slot.Zone, zone, lb),
+			locality: mesh.Locality{Region: e.Region, Zone: slot.Zone},
+			cluster:  e.Cluster,
 			weight:   weight,
-			endpoint: lbEndpoint(address, mesh.SlotSNI(slot.Index, p.Number, "", h.host), weight,
-				map[string]string{"cluster": string(src.cluster), "zone": slot.Zone, "version": slot.Labels["version"]}),
+			endpoint: lbEndpoint(address, mesh.SlotSNI(slot.Index, p.Number, "", h.Name), weight,
+				map[string]string{"cluster": string(e.Cluster), "zone": slot.Zone, "version": slot.Labels["version"]}),
 		})
 	}
 	return out

@@ -24,8 +24,8 @@ const slotServerNames = "*." + mesh.ClusterSetDomain
 
 // gateway adds everything of an east-west gateway. It holds no key and opens no TLS: the server name of a connection
 // is the name of a cluster, known in advance. On demand would be an amplifier for unknown names.
-func (v *view) gateway(out set, o Options) {
-	m, ok := v.s.Trust.Member(v.self)
+func (v *view) gateway(out Resources, o Options) {
+	m, ok := v.trust.Member(v.self)
 	if !ok {
 		return
 	}
@@ -39,17 +39,12 @@ func (v *view) gateway(out set, o Options) {
 	out.add(xds.ListenerType, gatewayListener, v.gatewayListener(m, slices.Sorted(maps.Keys(ports))))
 	out.add(xds.ClusterType, federation, federationCluster(o.FederationSocket))
 	out.add(xds.ClusterType, blackHole, emptyCluster(blackHole))
-	for _, svc := range v.s.Config.Services {
-		if m.Exports(svc) {
-			v.slots(out, svc)
-		}
-	}
 }
 
 func (v *view) gatewayListener(m *mesh.Member, ports []uint32) *listenerv3.Listener {
-	names := []string{mesh.FederationSNI(m.Name, v.s.Trust.Federation)}
+	names := []string{mesh.FederationSNI(m.Name, v.trust.Federation)}
 	if m.Authority {
-		names = append(names, mesh.JoinSNI(v.s.Trust.Federation))
+		names = append(names, mesh.JoinSNI(v.trust.Federation))
 	}
 	slotProxy := tcpTo("slots", blackHole)
 	slotProxy.MaxConnectAttempts = u32(2)
@@ -107,39 +102,35 @@ func federationCluster(socket string) *clusterv3.Cluster {
 	return c
 }
 
-// slots adds a cluster for every slot and port of an exported service; its endpoints are the pods behind the slot
-// that answer.
-func (v *view) slots(out set, svc *mesh.Service) {
-	for _, slot := range v.s.Slots[svc.Name] {
-		for _, p := range svc.Ports {
-			name := mesh.SlotSNI(slot.Slot.Index, p.Number, "", svc.Name.ClusterSetHost())
-			out.add(xds.ClusterType, name, &clusterv3.Cluster{
-				Name:                 name,
-				ClusterDiscoveryType: &clusterv3.Cluster_Type{Type: clusterv3.Cluster_EDS},
-				EdsClusterConfig:     &clusterv3.Cluster_EdsClusterConfig{EdsConfig: ads()},
-				ConnectTimeout:       duration(defaultConnectTimeout),
-				CircuitBreakers:      circuitBreakers(nil),
-				CommonLbConfig:       &clusterv3.Cluster_CommonLbConfig{HealthyPanicThreshold: &typev3.Percent{}},
-			})
-			out.add(xds.EndpointType, name, v.slotAssignment(name, p, slot.Pods))
-		}
-	}
+// SlotCluster is a gateway's cluster of one slot and port of an exported service.
+func SlotCluster(service mesh.ServiceName, slot uint32, p mesh.Port) xds.Resource {
+	name := mesh.SlotSNI(slot, p.Number, "", service.ClusterSetHost())
+	return resource(name, &clusterv3.Cluster{
+		Name:                 name,
+		ClusterDiscoveryType: &clusterv3.Cluster_Type{Type: clusterv3.Cluster_EDS},
+		EdsClusterConfig:     &clusterv3.Cluster_EdsClusterConfig{EdsConfig: ads()},
+		ConnectTimeout:       duration(defaultConnectTimeout),
+		CircuitBreakers:      circuitBreakers(nil),
+		CommonLbConfig:       &clusterv3.Cluster_CommonLbConfig{HealthyPanicThreshold: &typev3.Percent{}},
+	})
 }
 
-func (v *view) slotAssignment(name string, p mesh.Port, pods []mesh.WorkloadName) *endpointv3.ClusterLoadAssignment {
+// SlotEndpoints are the pods behind a slot that answer on that port.
+func SlotEndpoints(service mesh.ServiceName, slot uint32, p mesh.Port, pods []*mesh.Workload) xds.Resource {
+	name := mesh.SlotSNI(slot, p.Number, "", service.ClusterSetHost())
 	cla := &endpointv3.ClusterLoadAssignment{ClusterName: name}
 	group := &endpointv3.LocalityLbEndpoints{}
-	for _, pod := range pods {
-		w, ok := v.s.Workloads[pod]
-		if !ok || !w.Ready || !w.Address.IsValid() {
+	for _, w := range pods {
+		port := w.TargetPort(p)
+		if !w.Serves(port) || !w.Address.IsValid() {
 			continue
 		}
 		group.LbEndpoints = append(group.LbEndpoints, &endpointv3.LbEndpoint{HostIdentifier: &endpointv3.LbEndpoint_Endpoint{
-			Endpoint: &endpointv3.Endpoint{Address: socketAddress(w.Address.String(), targetPort(w, p))},
+			Endpoint: &endpointv3.Endpoint{Address: socketAddress(w.Address.String(), port)},
 		}})
 	}
 	if len(group.LbEndpoints) > 0 {
 		cla.Endpoints = []*endpointv3.LocalityLbEndpoints{group}
 	}
-	return cla
+	return resource(name, cla)
 }

@@ -62,12 +62,11 @@ func (p *appPort) http() []*mesh.Service {
 
 // inbound adds the server side of a sidecar: a chain for each port the workload serves. Any other port is closed. A
 // workload that serves nothing has no inbound listener.
-func (v *view) inbound(out set) {
-	w, ok := v.s.Workloads[mesh.WorkloadName{Namespace: v.proxy.Namespace, Name: v.proxy.Instance}]
-	if !ok || !w.Address.IsValid() {
+func (v *view) inbound(out Resources, w *mesh.Workload, services []*mesh.Service) {
+	if !w.Address.IsValid() {
 		return
 	}
-	ports := v.appPorts(w)
+	ports := appPorts(w, services)
 	if len(ports) == 0 {
 		return
 	}
@@ -101,15 +100,11 @@ func (v *view) inbound(out set) {
 }
 
 // appPorts are the ports of the workload's services, by number.
-func (v *view) appPorts(w *mesh.Workload) []*appPort {
+func appPorts(w *mesh.Workload, services []*mesh.Service) []*appPort {
 	byNumber := map[uint32]*appPort{}
-	for _, name := range slices.SortedFunc(maps.Keys(v.s.Config.Services), compareServices) {
-		svc := v.s.Config.Services[name]
-		if name.Namespace != w.Name.Namespace || !mesh.Selected(svc.Selector, w.Labels) {
-			continue
-		}
+	for _, svc := range services {
 		for _, p := range svc.Ports {
-			n := targetPort(w, p)
+			n := w.TargetPort(p)
 			if byNumber[n] == nil {
 				byNumber[n] = &appPort{number: n, services: map[mesh.Protocol][]*mesh.Service{}}
 			}
@@ -125,16 +120,6 @@ func (v *view) appPorts(w *mesh.Workload) []*appPort {
 		out = append(out, byNumber[n])
 	}
 	return out
-}
-
-func compareServices(a, b mesh.ServiceName) int {
-	switch {
-	case a.Less(b):
-		return -1
-	case b.Less(a):
-		return 1
-	}
-	return 0
 }
 
 func inboundChain(p *appPort, protocol mesh.Protocol, tls *tlsv3.DownstreamTlsContext, filters ...*listenerv3.Filter) *listenerv3.FilterChain {

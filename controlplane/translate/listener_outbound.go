@@ -1,9 +1,7 @@
 package translate
 
 import (
-	"fmt"
-	"maps"
-	"slices"
+	"net/netip"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
@@ -14,6 +12,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"isthmus.dev/isthmus/mesh"
+	"isthmus.dev/isthmus/xds"
 )
 
 // Where a sidecar listens for redirected traffic.
@@ -22,61 +21,50 @@ const (
 	InboundPort  = 15006
 )
 
-// Virtual addresses are all of this range (240.240.0.0/16, class E: nobody routes it).
-const (
-	vipPrefix = "240.240.0.0"
-	vipBits   = 16
-)
+// vipPrefix is the range of virtual addresses: allocate.Prefix.
+var vipPrefix = netip.MustParsePrefix("240.240.0.0/12")
 
-// outboundListener has a chain for each virtual address and port. Nothing is sniffed, so a server may speak first.
-// What goes to a virtual address on a port that no service has is reset; everything else passes through.
-func (v *view) outboundListener() *listenerv3.Listener {
-	l := &listenerv3.Listener{
+// catchAll takes every redirected connection and hands it to the listener of its original destination: one small listener
+// for each virtual address and port (see [Listener]), which binds to nothing. What has none stays here: a virtual address
+// on a port that no service has is reset, everything else (pods, instances' own addresses, the outside) passes through.
+func catchAll() *listenerv3.Listener {
+	return &listenerv3.Listener{
 		Name:             outboundListener,
 		Address:          socketAddress("127.0.0.1", OutboundPort),
 		TrafficDirection: corev3.TrafficDirection_OUTBOUND,
+		UseOriginalDst:   yes(),
 		ListenerFilters:  []*listenerv3.ListenerFilter{originalDst()},
+		FilterChains: []*listenerv3.FilterChain{{
+			Name:             blackHole,
+			FilterChainMatch: destination(vipPrefix.Addr().String(), vipPrefix.Bits(), 0),
+			Filters:          []*listenerv3.Filter{filter("envoy.filters.network.tcp_proxy", tcpTo(blackHole, blackHole))},
+		}},
 		DefaultFilterChain: &listenerv3.FilterChain{
 			Name:    passthrough,
 			Filters: []*listenerv3.Filter{filter("envoy.filters.network.tcp_proxy", tcpTo(passthrough, passthrough))},
 		},
 	}
-	ports := map[uint32]bool{0: true} // 0: a port no service has
-	for _, h := range v.hosts {
-		if !h.vip.IsValid() {
-			continue
-		}
-		for _, p := range h.ports {
-			ports[p.Number] = true
-			l.FilterChains = append(l.FilterChains, v.outboundChain(h, p))
-		}
-	}
-	// Envoy matches the port first and does not go back, so each port needs its own chain for unknown addresses.
-	for _, port := range slices.Sorted(maps.Keys(ports)) {
-		l.FilterChains = append(l.FilterChains, &listenerv3.FilterChain{
-			Name:             fmt.Sprintf("%s:%d", blackHole, port),
-			FilterChainMatch: destination(vipPrefix, vipBits, port),
-			Filters:          []*listenerv3.Filter{filter("envoy.filters.network.tcp_proxy", tcpTo(blackHole, blackHole))},
-		})
-	}
-	return l
 }
 
-func (v *view) outboundChain(h *hostView, p mesh.Port) *listenerv3.FilterChain {
-	chain := &listenerv3.FilterChain{
-		Name:             RouteName(h.host, p.Number),
-		FilterChainMatch: destination(h.vip.String(), h.vip.BitLen(), p.Number),
-	}
+// Listener is that of one virtual address and port. Nothing is sniffed, so a server may speak first. It changes only when
+// the protocol does, or a rule for TCP: routes come by RDS.
+func Listener(h *Host, p mesh.Port, rules Rules, find Lookup) xds.Resource {
+	name := ListenerName(h.VIP, p.Number)
+	f := filter("envoy.filters.network.tcp_proxy", outboundTCP(h, p, rules, find))
 	if p.Protocol.IsHTTP() {
-		chain.Filters = []*listenerv3.Filter{filter("envoy.filters.network.http_connection_manager", outboundHTTP(h, p))}
-	} else {
-		chain.Filters = []*listenerv3.Filter{filter("envoy.filters.network.tcp_proxy", v.outboundTCP(h, p))}
+		f = filter("envoy.filters.network.http_connection_manager", outboundHTTP(h, p))
 	}
-	return chain
+	return resource(name, &listenerv3.Listener{
+		Name:             name,
+		Address:          socketAddress(h.VIP.String(), p.Number),
+		BindToPort:       no(),
+		TrafficDirection: corev3.TrafficDirection_OUTBOUND,
+		FilterChains:     []*listenerv3.FilterChain{{Name: RouteName(h.Name, p.Number), Filters: []*listenerv3.Filter{f}}},
+	})
 }
 
-func outboundHTTP(h *hostView, p mesh.Port) *hcmv3.HttpConnectionManager {
-	m := connectionManager(mesh.StatName(p.Number, "", h.host), RouteName(h.host, p.Number))
+func outboundHTTP(h *Host, p mesh.Port) *hcmv3.HttpConnectionManager {
+	m := connectionManager(mesh.StatName(p.Number, "", h.Name), RouteName(h.Name, p.Number))
 	m.HttpFilters = []*hcmv3.HttpFilter{router()}
 	return m
 }
@@ -103,19 +91,18 @@ func router() *hcmv3.HttpFilter {
 }
 
 // outboundTCP follows the TCP routes of the rule in force; by default everything goes to the host itself.
-func (v *view) outboundTCP(h *hostView, p mesh.Port) *tcpproxyv3.TcpProxy {
-	t := tcpTo(mesh.StatName(p.Number, "", h.host), ClusterName(p.Number, "", h.host))
+func outboundTCP(h *Host, p mesh.Port, rules Rules, find Lookup) *tcpproxyv3.TcpProxy {
+	t := tcpTo(mesh.StatName(p.Number, "", h.Name), ClusterName(p.Number, "", h.Name))
 	t.MaxConnectAttempts = u32(connectAttempts)
 	t.BackoffOptions = &corev3.BackoffStrategy{BaseInterval: duration(connectBackoff), MaxInterval: duration(connectBackoffTo)}
-	vs := v.virtualService(h)
-	if vs == nil {
+	if rules.Virtual == nil {
 		return t
 	}
-	for _, r := range vs.TCP {
+	for _, r := range rules.Virtual.TCP {
 		if r.Port != 0 && r.Port != p.Number {
 			continue
 		}
-		targets := v.targets(h, p, r.Destinations)
+		targets := targets(h, p, r.Destinations, rules, find)
 		switch {
 		case len(targets) == 0:
 			t.ClusterSpecifier = &tcpproxyv3.TcpProxy_Cluster{Cluster: blackHole}

@@ -2,6 +2,7 @@ package translate
 
 import (
 	"fmt"
+	"net/netip"
 	"strings"
 
 	"isthmus.dev/isthmus/mesh"
@@ -27,6 +28,9 @@ func InboundName(port uint32) string { return fmt.Sprintf("inbound|%d||", port) 
 
 // RouteName is the route configuration of a host's port.
 func RouteName(h mesh.Host, port uint32) string { return fmt.Sprintf("%s:%d", h, port) }
+
+// ListenerName is the listener of a virtual address and port, in Istio's form.
+func ListenerName(vip netip.Addr, port uint32) string { return fmt.Sprintf("%s_%d", vip, port) }
 
 // EgressName is the internal listener towards another cluster.
 func EgressName(c mesh.ClusterName) string { return "egress_" + string(c) }

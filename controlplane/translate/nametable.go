@@ -5,16 +5,8 @@ import (
 	"isthmus.dev/isthmus/xds"
 )
 
-// NameTableName is the name of a sidecar's only name table.
-const NameTableName = "names"
-
-// nameTable adds what the agent's DNS answers: every host that has a virtual address.
-func (v *view) nameTable(out set) {
-	table := &workload.NameTable{Addresses: map[string]string{}}
-	for _, h := range v.hosts {
-		if h.vip.IsValid() {
-			table.Addresses[string(h.host)] = h.vip.String()
-		}
-	}
-	out.add(xds.NameTableType, NameTableName, table)
+// Names is what the agent's DNS answers for one host: its virtual address. Each host has a resource of its own, so that a
+// new one costs its own size.
+func Names(h *Host) xds.Resource {
+	return resource(string(h.Name), &workload.NameTable{Addresses: map[string]string{string(h.Name): h.VIP.String()}})
 }

@@ -30,16 +30,16 @@ type callers struct {
 // callers may be any member where one of the services is exported without a list.
 func (v *view) callers(services []*mesh.Service) callers {
 	names := map[mesh.ClusterName]bool{}
-	self, _ := v.s.Trust.Member(v.self)
+	self, _ := v.trust.Member(v.self)
 	for _, svc := range services {
 		if self == nil || !self.Exports(svc) {
 			continue
 		}
 		if len(svc.Export.To) == 0 {
-			return callers{any: true, refused: slices.Sorted(slices.Values(v.s.Trust.Refused))}
+			return callers{any: true, refused: slices.Sorted(slices.Values(v.trust.Refused))}
 		}
 		for _, c := range svc.Export.To {
-			names[c] = c != v.self && !slices.Contains(v.s.Trust.Refused, c)
+			names[c] = c != v.self && !slices.Contains(v.trust.Refused, c)
 		}
 	}
 	c := callers{clusters: []mesh.ClusterName{v.self}}

@@ -8,6 +8,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"isthmus.dev/isthmus/mesh"
+	"isthmus.dev/isthmus/xds"
 )
 
 // target is a destination that was resolved to a cluster.
@@ -20,60 +21,70 @@ type target struct {
 
 // targets resolves destinations as seen from port p of h. Those with weight 0 beside others get nothing. Of several,
 // one that cannot be resolved keeps its share: those requests fail with 503 and the others go on.
-func (v *view) targets(h *hostView, p mesh.Port, destinations []mesh.Destination) []target {
+func targets(h *Host, p mesh.Port, destinations []mesh.Destination, rules Rules, find Lookup) []target {
 	var out []target
 	for _, d := range destinations {
 		if d.Weight == 0 && len(destinations) > 1 {
 			continue
 		}
-		out = append(out, v.target(h, p, d))
+		out = append(out, resolve(h, p, d, rules, find))
 	}
 	return out
 }
 
-func (v *view) target(h *hostView, p mesh.Port, d mesh.Destination) target {
+// resolve finds the cluster of a destination as seen from h: where a rule written for the local name governs the
+// clusterset name, its own host means the clusterset host.
+func resolve(h *Host, p mesh.Port, d mesh.Destination, rules Rules, find Lookup) target {
 	port := d.Port
 	if port == 0 {
 		port = p.Number
 	}
 	t := target{cluster: ClusterName(port, d.Subset, d.Host), weight: d.Weight}
-	to, ok := v.destination(h, d)
-	if !ok {
+	to, of := h, rules
+	if d.Host != h.Name && !(h.ClusterSet && d.Host == h.Service.LocalHost()) {
+		to, of = find(d.Host)
+	}
+	if to == nil {
 		t.problem = fmt.Sprintf("no service %s", d.Host)
 		return t
 	}
-	t.cluster = ClusterName(port, d.Subset, to.host)
-	q, ok := to.port(port)
+	t.cluster = ClusterName(port, d.Subset, to.Name)
+	q, ok := to.Port(port)
 	if !ok {
-		if d.Port != 0 || len(to.ports) != 1 {
-			t.problem = fmt.Sprintf("service %s has no port %d", to.host, port)
+		if d.Port != 0 || len(to.Ports) != 1 {
+			t.problem = fmt.Sprintf("service %s has no port %d", to.Name, port)
 			return t
 		}
-		q = to.ports[0] // Istio: the only port is meant
-		t.cluster = ClusterName(q.Number, d.Subset, to.host)
+		q = to.Ports[0] // Istio: the only port is meant
+		t.cluster = ClusterName(q.Number, d.Subset, to.Name)
 	}
 	if q.Protocol.IsHTTP() != p.Protocol.IsHTTP() {
-		t.problem = fmt.Sprintf("port %d of service %s speaks another protocol", port, to.host)
-	} else if _, ok := to.subset(d.Subset); !ok {
-		t.problem = fmt.Sprintf("service %s has no subset %q", to.host, d.Subset)
+		t.problem = fmt.Sprintf("port %d of service %s speaks another protocol", port, to.Name)
+	} else if _, ok := of.subset(d.Subset); !ok {
+		t.problem = fmt.Sprintf("service %s has no subset %q", to.Name, d.Subset)
 	}
 	return t
 }
 
-// routes is the route configuration of an HTTP port. The chain is chosen by virtual address, so that any Host header
-// is right.
-func (v *view) routes(h *hostView, p mesh.Port) *routev3.RouteConfiguration {
-	host := &routev3.VirtualHost{Name: RouteName(h.host, p.Number), Domains: []string{"*"}}
-	if vs := v.virtualService(h); vs != nil && len(vs.HTTP) > 0 {
+// Routes is the route configuration of an HTTP port. The listener is found by the virtual address, so that any Host
+// header is right.
+func Routes(h *Host, p mesh.Port, rules Rules, find Lookup) xds.Resource {
+	r := routes(h, p, rules, find)
+	return resource(r.Name, r)
+}
+
+func routes(h *Host, p mesh.Port, rules Rules, find Lookup) *routev3.RouteConfiguration {
+	host := &routev3.VirtualHost{Name: RouteName(h.Name, p.Number), Domains: []string{"*"}}
+	if vs := rules.Virtual; vs != nil && len(vs.HTTP) > 0 {
 		for i := range vs.HTTP {
-			host.Routes = append(host.Routes, v.httpRoute(h, p, vs, i)...)
+			host.Routes = append(host.Routes, httpRoute(h, p, i, rules, find)...)
 		}
 	} else {
-		action := &action{targets: []target{{cluster: ClusterName(p.Number, "", h.host)}}}
+		action := &action{targets: []target{{cluster: ClusterName(p.Number, "", h.Name)}}}
 		host.Routes = action.routes("default", anyPath())
 	}
 	return &routev3.RouteConfiguration{
-		Name:                    RouteName(h.host, p.Number),
+		Name:                    RouteName(h.Name, p.Number),
 		VirtualHosts:            []*routev3.VirtualHost{host},
 		ResponseHeadersToRemove: []string{unreachedHeader},
 		ValidateClusters:        no(),
@@ -81,13 +92,14 @@ func (v *view) routes(h *hostView, p mesh.Port) *routev3.RouteConfiguration {
 }
 
 // httpRoute is one rule of a VirtualService: a pair of routes for each of its matches.
-func (v *view) httpRoute(h *hostView, p mesh.Port, vs *mesh.VirtualService, index int) []*routev3.Route {
+func httpRoute(h *Host, p mesh.Port, index int, rules Rules, find Lookup) []*routev3.Route {
+	vs := rules.Virtual
 	rule := &vs.HTTP[index]
 	name := rule.Name
 	if name == "" {
 		name = fmt.Sprintf("%s/%s[%d]", vs.Object.Namespace, vs.Object.Name, index)
 	}
-	a := &action{targets: v.targets(h, p, rule.Destinations), rule: rule}
+	a := &action{targets: targets(h, p, rule.Destinations, rules, find), rule: rule}
 	if len(rule.Matches) == 0 {
 		return a.routes(name, anyPath())
 	}

@@ -40,12 +40,12 @@ const alpnHTTP = "h2"
 const handshakeTimeout = 5 * time.Second
 
 // secrets adds what a sidecar verifies its peers by.
-func (v *view) secrets(out set) {
+func (v *view) secrets(out Resources) {
 	var members []mesh.ClusterName
-	for _, m := range v.s.Trust.Members {
+	for _, m := range v.trust.Members {
 		members = append(members, m.Name)
 	}
-	anchor := &corev3.DataSource{Specifier: &corev3.DataSource_InlineBytes{InlineBytes: v.s.Trust.AnchorPEM}}
+	anchor := &corev3.DataSource{Specifier: &corev3.DataSource_InlineBytes{InlineBytes: v.trust.AnchorPEM}}
 	add := func(name string, sans []*tlsv3.SubjectAltNameMatcher) {
 		out.add(xds.SecretType, name, &tlsv3.Secret{Name: name, Type: &tlsv3.Secret_ValidationContext{
 			ValidationContext: &tlsv3.CertificateValidationContext{TrustedCa: anchor, MatchTypedSubjectAltNames: sans},
@@ -63,13 +63,13 @@ func (v *view) identityRegex(clusters []mesh.ClusterName) string {
 	for _, c := range clusters {
 		hosts = append(hosts, regexp.QuoteMeta(string(c)))
 	}
-	return `spiffe://(` + strings.Join(hosts, "|") + `)\.` + regexp.QuoteMeta(string(v.s.Trust.Federation)) + workloadPath
+	return `spiffe://(` + strings.Join(hosts, "|") + `)\.` + regexp.QuoteMeta(string(v.trust.Federation)) + workloadPath
 }
 
 // memberRegex matches the workload identities of any cluster below the federation's name, whole. Which of them are members
 // is the anchor's to say.
 func (v *view) memberRegex() string {
-	return `spiffe://` + anyLabel + `\.` + regexp.QuoteMeta(string(v.s.Trust.Federation)) + workloadPath
+	return `spiffe://` + anyLabel + `\.` + regexp.QuoteMeta(string(v.trust.Federation)) + workloadPath
 }
 
 // MaxRegexProgram is the size of RE2 programs that proxies have to accept: a thousand members with names of 63 bytes,

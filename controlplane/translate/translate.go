@@ -1,11 +1,13 @@
-// Package translate turns a snapshot of the mesh into the Envoy configuration of one proxy.
+// Package translate turns parts of the state into Envoy resources.
 //
-// It is pure: the same snapshot and proxy give the same bytes, so the arguments are the cache key. It never fails;
-// what cannot be served (an undefined subset, a route to nothing) becomes a 503 with a route name that says why,
-// because a rejected configuration would freeze the whole proxy. One file a resource kind:
+// It is pure: the same arguments give the same bytes, and the arguments are narrow, so that they are the cache key;
+// package build calls a function again only where an argument is another. It never fails: what cannot be served (an
+// undefined subset, a route to nothing) becomes a 503 with a route name that says why, because a rejected configuration
+// would freeze the whole proxy. One file a resource kind:
 //
+//	host.go                   a host as all of these see it; whose rules are in force
 //	cluster.go, endpoint.go   CDS and EDS of a sidecar's outbound side
-//	listener_outbound.go      the outbound listener, one chain a virtual address and port
+//	listener_outbound.go      a listener for each virtual address and port
 //	route.go, match.go        RDS of the outbound side; resilience.go its retries and the clusters' health
 //	egress.go                 internal listeners towards the gateways of other clusters
 //	listener_inbound.go       the inbound listener and the clusters of the application; rbac.go who may call
@@ -20,6 +22,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"isthmus.dev/isthmus/mesh"
+	"isthmus.dev/isthmus/xds"
 )
 
 // Options are the facts about this control plane that are in no snapshot.
@@ -28,29 +31,42 @@ type Options struct {
 	FederationSocket string
 }
 
-// Named is one resource before it is encoded.
-type Named struct {
-	Name    string
-	Message proto.Message
+// Resources are resources of one proxy or of many, by type URL.
+type Resources map[string][]xds.Resource
+
+func (r Resources) add(typeURL, name string, m proto.Message) {
+	r[typeURL] = append(r[typeURL], resource(name, m))
 }
 
-// Resources gives every resource of proxy p by type URL, sorted by name. It is empty while the control plane is in
-// no federation: without an anchor nothing could be verified.
-func Resources(s *mesh.Snapshot, p mesh.ProxyID, o Options) map[string][]Named {
-	out := set{}
-	if s == nil || s.Trust == nil || s.Config == nil {
-		return out
-	}
-	v := newView(s, p)
-	switch p.Kind {
-	case mesh.EastWest:
-		v.gateway(out, o)
-	case mesh.Sidecar:
-		v.secrets(out)
-		v.outbound(out)
-		v.inbound(out)
-		v.nameTable(out)
-	}
-	out.sort()
+// view is what resources that name no host see: the federation, and this cluster in it.
+type view struct {
+	trust *mesh.Trust
+	self  mesh.ClusterName
+}
+
+func newView(t *mesh.Trust) *view { return &view{trust: t, self: t.Self} }
+
+// Common are the resources that every sidecar of the cluster has, whatever services there are.
+func Common(t *mesh.Trust) Resources {
+	v, out := newView(t), Resources{}
+	v.secrets(out)
+	out.add(xds.ClusterType, passthrough, originalDestination())
+	out.add(xds.ClusterType, blackHole, emptyCluster(blackHole))
+	out.add(xds.ListenerType, outboundListener, catchAll())
+	v.egress(out)
+	return out
+}
+
+// Inbound are the resources of the server side of one sidecar: those of the services that its workload is behind.
+func Inbound(t *mesh.Trust, w *mesh.Workload, services []*mesh.Service) Resources {
+	out := Resources{}
+	newView(t).inbound(out, w, services)
+	return out
+}
+
+// Gateway are the resources that an east-west gateway has, whatever services there are; see [Slot].
+func Gateway(t *mesh.Trust, o Options) Resources {
+	out := Resources{}
+	newView(t).gateway(out, o)
 	return out
 }

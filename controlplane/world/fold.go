@@ -4,197 +4,301 @@ import (
 	"maps"
 	"net/netip"
 	"reflect"
+	"slices"
 
-	"isthmus.dev/isthmus/controlplane/allocate"
+	"isthmus.dev/isthmus/internal/pmap"
 	"isthmus.dev/isthmus/mesh"
 )
 
-// state is everything the owner knows. It is a value: fold and derive make a new
-// one and share what did not change; no map of a state is ever written to again.
+// state is everything the owner knows: what it publishes, and what it needs to keep the indexes of that at the cost of a
+// change. It is a value: fold makes a new one and shares what did not change.
 type state struct {
-	config    *mesh.Config
-	workloads map[mesh.WorkloadName]*mesh.Workload
-	remote    map[mesh.ClusterName]*mesh.Catalogue
-	trust     *mesh.Trust
-	synced    map[mesh.Source]bool
-	versions  mesh.Versions
-
-	// vips are all addresses ever given out, known those of hosts that exist now.
-	vips, known map[mesh.Host]netip.Addr
-	// slots have the empty ones too, live are those to publish.
-	slots, live map[mesh.ServiceName][]mesh.SlotPods
+	Snapshot
+	// objects are the objects of the configuration as they were compiled, said their own findings.
+	objects pmap.Map[mesh.ObjectName, any]
+	said    pmap.Map[mesh.ObjectName, []mesh.Finding]
+	// services and workloads are filed by label.
+	services  labels[mesh.ServiceName]
+	workloads labels[mesh.WorkloadName]
+	// zones counts the workloads of each.
+	zones  pmap.Map[string, int]
+	synced map[mesh.Source]bool
 }
 
-// sections says what a fold changed.
-type sections struct {
-	config, endpoints, remote, trust bool
-	// vips is set when addresses were restored, heard when only the time at which
-	// a peer was last heard of moved: that is published, but counts as no change.
-	vips, heard bool
-	// ready is set when the state has become complete.
-	ready bool
-	// namespaces are those whose workloads or restored slots changed.
-	namespaces map[string]bool
+// From is the snapshot of a state that updates alone have made, as tests of what reads snapshots need one.
+func From(updates ...mesh.Update) *Snapshot {
+	s, _ := fold(state{}, updates...)
+	return &s.Snapshot
 }
 
-func (c sections) any() bool {
-	return c.config || c.endpoints || c.remote || c.trust || c.vips || c.heard || c.ready
-}
-
-func emptyState() state {
-	return state{
-		config:    &mesh.Config{},
-		workloads: map[mesh.WorkloadName]*mesh.Workload{},
-		remote:    map[mesh.ClusterName]*mesh.Catalogue{},
-		synced:    map[mesh.Source]bool{},
-		vips:      map[mesh.Host]netip.Addr{},
-		known:     map[mesh.Host]netip.Addr{},
-		slots:     map[mesh.ServiceName][]mesh.SlotPods{},
-		live:      map[mesh.ServiceName][]mesh.SlotPods{},
-	}
-}
-
-// ready tells whether every source has delivered its first state.
-func (s state) ready() bool {
-	return s.synced[mesh.SourceRegistry] && s.synced[mesh.SourceRemote] && s.synced[mesh.SourceTrust]
-}
-
-// snapshot renders the state; addresses that are withheld are left out.
-func (s state) snapshot(withheld map[mesh.Host]netip.Addr) *mesh.Snapshot {
-	vips := s.known
-	if len(withheld) > 0 {
-		vips = maps.Clone(vips)
-		maps.DeleteFunc(vips, func(h mesh.Host, _ netip.Addr) bool { _, held := withheld[h]; return held })
-	}
-	return &mesh.Snapshot{
-		Versions: s.versions, Config: s.config, Workloads: s.workloads, Slots: s.live,
-		Remote: s.remote, Trust: s.trust, VIPs: vips, Ready: s.ready(),
-	}
-}
-
-// fold applies updates in order. It is pure: s is left as it was, and sections
-// that do not change are shared by pointer. An update that changes nothing
-// counts as no change.
-func fold(s state, updates ...mesh.Update) (state, sections) {
-	f := folding{state: s, changed: sections{namespaces: map[string]bool{}}}
-	wasReady := s.ready()
+// fold applies updates in order and joins what they changed. It is pure: s is left as it was. changed is false when there is
+// nothing new for anybody who watches; the result may then still know when a peer was last heard of.
+func fold(s state, updates ...mesh.Update) (next state, changed bool) {
+	f := newFolding(s)
 	for _, u := range updates {
 		f.apply(u)
 	}
-	f.changed.ready = f.state.ready() && !wasReady
-	v, c := &f.state.versions, f.changed
-	for _, section := range []struct {
-		changed bool
-		version *uint64
-	}{{c.config || c.vips || c.ready, &v.Config}, {c.endpoints || c.ready, &v.Endpoints}, {c.remote, &v.Remote}, {c.trust, &v.Trust}} {
-		if section.changed {
-			*section.version++
-		}
-	}
-	return f.state, f.changed
+	return f.finish()
 }
 
-// folding is a fold under way: owned tells which maps of state are copies made by it.
+// folding is a fold under way.
 type folding struct {
-	state   state
-	changed sections
-	owned   struct{ workloads, remote, vips, slots, synced bool }
+	old, state state
+
+	objects    *pmap.Edit[mesh.ObjectName, any]
+	said       *pmap.Edit[mesh.ObjectName, []mesh.Finding]
+	instances  *pmap.Edit[mesh.WorkloadName, mesh.Workload]
+	vips       *pmap.Edit[mesh.Host, netip.Addr]
+	placements *pmap.Edit[mesh.ServiceName, mesh.Placement]
+	zones      *pmap.Edit[string, int]
+	rules      *pmap.Edit[mesh.Host, mesh.HostRules]
+	services   filing[mesh.ServiceName]
+	workloads  filing[mesh.WorkloadName]
+
+	// What is to be joined anew: services that changed, or whose backends may have; workloads; names of the clusterset;
+	// objects with other findings.
+	redefined, touched map[mesh.ServiceName]bool
+	moved              map[mesh.WorkloadName]bool
+	imported           map[mesh.ServiceName]bool
+	examined           map[mesh.ObjectName]bool
+	trust, remote      bool
 }
 
-// own makes *m a copy that may be written, once.
-func own[K comparable, V any](m *map[K]V, owned *bool) map[K]V {
-	if !*owned {
-		*m, *owned = maps.Clone(*m), true
+func newFolding(s state) *folding {
+	return &folding{
+		old: s, state: s,
+		objects: s.objects.Edit(), said: s.said.Edit(), instances: s.Workloads.Edit(), vips: s.VIPs.Edit(),
+		placements: s.Placements.Edit(), zones: s.zones.Edit(), rules: s.Rules.Edit(),
+		services: filing[mesh.ServiceName]{labels: s.services}, workloads: filing[mesh.WorkloadName]{labels: s.workloads},
+		redefined: map[mesh.ServiceName]bool{}, touched: map[mesh.ServiceName]bool{}, moved: map[mesh.WorkloadName]bool{},
+		imported: map[mesh.ServiceName]bool{}, examined: map[mesh.ObjectName]bool{},
 	}
-	return *m
 }
 
 func (f *folding) apply(u mesh.Update) {
-	s := &f.state
 	switch u := u.(type) {
-	case mesh.SetConfig:
-		if u.Config != nil && !reflect.DeepEqual(u.Config, s.config) {
-			s.config, f.changed.config = u.Config, true
-		}
+	case mesh.SetObject:
+		f.setObject(u)
 	case mesh.SetWorkload:
 		f.setWorkload(u.Workload)
 	case mesh.DeleteWorkload:
-		if _, ok := s.workloads[u.Name]; ok {
-			delete(own(&s.workloads, &f.owned.workloads), u.Name)
-			f.touch(u.Name.Namespace)
+		if old, ok := f.instances.Get(u.Name); ok {
+			f.replace(old, nil)
 		}
 	case mesh.SetHealth:
-		if old, ok := s.workloads[u.Name]; ok && old.Ready != u.Ready {
+		if old, ok := f.instances.Get(u.Name); ok && (old.Ready != u.Ready || !slices.Equal(old.Down, u.Down)) {
 			w := *old
-			w.Ready = u.Ready
-			own(&s.workloads, &f.owned.workloads)[u.Name] = &w
-			f.touch(u.Name.Namespace)
+			w.Ready, w.Down = u.Ready, slices.Clone(u.Down)
+			f.replace(old, &w)
 		}
 	case mesh.SetRemote:
 		f.setRemote(u)
 	case mesh.SetTrust:
-		if !reflect.DeepEqual(u.Trust, s.trust) {
-			s.trust, f.changed.trust = u.Trust, true
+		if !reflect.DeepEqual(u.Trust, f.state.Trust) {
+			f.state.Trust, f.trust = u.Trust, true
 		}
 	case mesh.SetVIPs:
 		for host, addr := range u.VIPs {
-			if s.vips[host] != addr {
-				own(&s.vips, &f.owned.vips)[host] = addr
-				f.changed.vips = true
+			if old, ok := f.vips.Get(host); !addr.IsValid() {
+				f.vips.Drop(host)
+			} else if !ok || *old != addr {
+				f.vips.Put(host, &addr)
 			}
 		}
 	case mesh.SetSlots:
-		if !allocate.SamePlaces(s.slots[u.Service], u.Slots) {
-			own(&s.slots, &f.owned.slots)[u.Service] = u.Slots
-			f.touch(u.Service.Namespace)
-		}
+		f.setSlots(u)
 	case mesh.Synced:
-		own(&s.synced, &f.owned.synced)[u.Source] = true
+		if !f.state.synced[u.Source] {
+			f.state.synced = maps.Clone(f.state.synced)
+			if f.state.synced == nil {
+				f.state.synced = map[mesh.Source]bool{}
+			}
+			f.state.synced[u.Source] = true
+		}
 	}
 }
 
-// touch marks the workloads of a namespace as changed.
-func (f *folding) touch(namespace string) {
-	f.changed.endpoints = true
-	f.changed.namespaces[namespace] = true
+// setObject files what an object means. One that means the same as before changes nothing.
+func (f *folding) setObject(u mesh.SetObject) {
+	if old, ok := f.said.Get(u.Name); len(u.Findings) == 0 && ok {
+		f.said.Drop(u.Name)
+		f.examined[u.Name] = true
+	} else if len(u.Findings) > 0 && !(ok && reflect.DeepEqual(*old, u.Findings)) {
+		f.said.Put(u.Name, &u.Findings)
+		f.examined[u.Name] = true
+	}
+	var old any
+	if o, ok := f.objects.Get(u.Name); ok {
+		old = *o
+	}
+	if u.Value == nil && old == nil || reflect.DeepEqual(old, u.Value) {
+		return
+	}
+	if u.Value == nil {
+		f.objects.Drop(u.Name)
+	} else {
+		f.objects.Put(u.Name, &u.Value)
+	}
+	for _, value := range []any{old, u.Value} {
+		switch v := value.(type) {
+		case *mesh.Service, *mesh.Export:
+			f.redefined[mesh.ServiceName{Namespace: u.Name.Namespace, Name: u.Name.Name}] = true
+		case *mesh.VirtualService:
+			for _, host := range v.Hosts {
+				f.setRule(host, u.Name, u.Value)
+			}
+		case *mesh.DestinationRule:
+			f.setRule(v.Host, u.Name, u.Value)
+		}
+	}
 }
 
-// setWorkload adds or replaces a workload. One that is known at the same address
-// keeps its health: the registry does not know it.
+// setWorkload adds or replaces a workload. One that is known at the same address keeps its health: the registry does not
+// know it.
 func (f *folding) setWorkload(w mesh.Workload) {
-	old, known := f.state.workloads[w.Name]
+	old, known := f.instances.Get(w.Name)
 	if known && old.Address == w.Address {
-		w.Ready = old.Ready
+		w.Ready, w.Down = old.Ready, old.Down
 		if reflect.DeepEqual(*old, w) {
 			return
 		}
 	}
-	own(&f.state.workloads, &f.owned.workloads)[w.Name] = &w
-	f.touch(w.Name.Namespace)
+	f.replace(old, &w)
 }
 
-// setRemote replaces or withdraws a catalogue.
+// replace puts a workload in the place of another; either may be nil.
+func (f *folding) replace(old, w *mesh.Workload) {
+	name := mesh.WorkloadName{}
+	switch {
+	case w != nil:
+		name = w.Name
+		f.instances.Put(name, w)
+	default:
+		name = old.Name
+		f.instances.Drop(name)
+	}
+	f.moved[name] = true
+	if old == nil || w == nil || !maps.Equal(old.Labels, w.Labels) {
+		f.workloads.move(name, pairsOf(old), pairsOf(w))
+	}
+	if old == nil || w == nil || old.Zone != w.Zone {
+		f.countZone(old, -1)
+		f.countZone(w, 1)
+	}
+}
+
+func (f *folding) countZone(w *mesh.Workload, by int) {
+	if w == nil {
+		return
+	}
+	n := by
+	if had, ok := f.zones.Get(w.Zone); ok {
+		n += *had
+	}
+	if n == 0 {
+		f.zones.Drop(w.Zone)
+		return
+	}
+	f.zones.Put(w.Zone, &n)
+}
+
+// setRemote replaces or withdraws a catalogue; only names whose service is another are joined anew.
 func (f *folding) setRemote(u mesh.SetRemote) {
-	s := &f.state
-	old, known := s.remote[u.Cluster]
+	old := f.state.Remote[u.Cluster]
+	if old == nil && u.Catalogue == nil {
+		return
+	}
+	if !f.remote {
+		f.state.Remote, f.remote = maps.Clone(f.state.Remote), true
+		if f.state.Remote == nil {
+			f.state.Remote = map[mesh.ClusterName]*mesh.Catalogue{}
+		}
+	}
 	if u.Catalogue == nil {
-		if known {
-			delete(own(&s.remote, &f.owned.remote), u.Cluster)
-			f.changed.remote = true
-		}
-		return
+		delete(f.state.Remote, u.Cluster)
+	} else {
+		f.state.Remote[u.Cluster] = u.Catalogue
 	}
-	if known && reflect.DeepEqual(old, u.Catalogue) {
-		return
-	}
-	own(&s.remote, &f.owned.remote)[u.Cluster] = u.Catalogue
-	if known {
-		same := *u.Catalogue
-		same.ReceivedUnixMs = old.ReceivedUnixMs
-		if reflect.DeepEqual(*old, same) {
-			f.changed.heard = true
-			return
+	before, after := exportsOf(old), exportsOf(u.Catalogue)
+	for name, service := range after {
+		if was := before[name]; was != service && !reflect.DeepEqual(was, service) {
+			f.imported[name] = true
 		}
 	}
-	f.changed.remote = true
+	for name := range before {
+		if after[name] == nil {
+			f.imported[name] = true
+		}
+	}
+}
+
+func exportsOf(c *mesh.Catalogue) map[mesh.ServiceName]*mesh.ExportedService {
+	if c == nil {
+		return nil
+	}
+	return c.Services
+}
+
+func (f *folding) setSlots(u mesh.SetSlots) {
+	old, ok := f.placements.Get(u.Service)
+	if ok && reflect.DeepEqual(*old, u.Slots) {
+		return
+	}
+	if len(u.Slots.Slots) == 0 && !u.Slots.Served {
+		f.placements.Drop(u.Service)
+	} else {
+		f.placements.Put(u.Service, &u.Slots)
+	}
+	f.touched[u.Service] = true
+	if !ok || old.Served != u.Slots.Served {
+		f.imported[u.Service] = true
+	}
+}
+
+// setRule puts an object in the place of the one of its name among the rules of a host; nil takes it away.
+func (f *folding) setRule(host mesh.Host, name mesh.ObjectName, value any) {
+	var rules mesh.HostRules
+	if old, ok := f.rules.Get(host); ok {
+		rules = *old
+	}
+	switch v := value.(type) {
+	case *mesh.VirtualService:
+		keep := v
+		if !slices.Contains(v.Hosts, host) {
+			keep = nil
+		}
+		rules.VirtualServices = put(rules.VirtualServices, name, keep, func(r *mesh.VirtualService) mesh.ObjectName { return r.Object })
+	case *mesh.DestinationRule:
+		keep := v
+		if v.Host != host {
+			keep = nil
+		}
+		rules.DestinationRules = put(rules.DestinationRules, name, keep, func(r *mesh.DestinationRule) mesh.ObjectName { return r.Object })
+	case nil:
+		rules.VirtualServices = put(rules.VirtualServices, name, nil, func(r *mesh.VirtualService) mesh.ObjectName { return r.Object })
+		rules.DestinationRules = put(rules.DestinationRules, name, nil, func(r *mesh.DestinationRule) mesh.ObjectName { return r.Object })
+	}
+	if len(rules.VirtualServices)+len(rules.DestinationRules) == 0 {
+		f.rules.Drop(host)
+	} else {
+		f.rules.Put(host, &rules)
+	}
+	if service, _, ok := mesh.ParseHost(host); ok {
+		f.touched[service] = true // the labels that travel with its slots are those of subsets
+	}
+}
+
+// put gives a copy of list with the rule of that name replaced, or taken out if it is nil; ordered by namespace and name.
+func put[R any](list []*R, name mesh.ObjectName, rule *R, nameOf func(*R) mesh.ObjectName) []*R {
+	out := make([]*R, 0, len(list)+1)
+	for _, r := range list {
+		if nameOf(r) != name {
+			out = append(out, r)
+		}
+	}
+	if rule != nil {
+		at, _ := slices.BinarySearchFunc(out, name, func(r *R, n mesh.ObjectName) int { return compareObjects(nameOf(r), n) })
+		out = slices.Insert(out, at, rule)
+	}
+	return out
 }

@@ -1,8 +1,8 @@
 // Package xdsserver serves proxies their configuration over incremental xDS (aggregated, gRPC).
 //
-// It is a shell: what to send is decided by xds, what there is by the Generate function it is given. Each stream is
-// one goroutine that reads immutable snapshots; streams share nothing but a small table of proxies, so a slow client
-// delays nobody. State-of-the-world streams are refused: Envoy and the agents of this project speak delta.
+// It is a shell: what there is for proxies is worked out by package translate/build, once for all of them and off the path of
+// their requests ([Server.Run]); what to send to whom is decided by xds. Each stream is one goroutine that reads immutable
+// plans; streams share nothing but a small table of proxies, so a slow client delays nobody. State-of-the-world streams are refused: Envoy and the agents of this project speak delta.
 package xdsserver
 
 import (
@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
@@ -17,6 +18,10 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"isthmus.dev/isthmus/controlplane/translate"
+	"isthmus.dev/isthmus/controlplane/translate/build"
+	"isthmus.dev/isthmus/controlplane/world"
+	"isthmus.dev/isthmus/internal/bell"
 	"isthmus.dev/isthmus/mesh"
 	"isthmus.dev/isthmus/xds"
 	"isthmus.dev/isthmus/xds/stream"
@@ -25,12 +30,11 @@ import (
 // Config of a Server.
 type Config struct {
 	// Snapshot gives the present state, never nil. Required.
-	Snapshot func() *mesh.Snapshot
+	Snapshot func() *world.Snapshot
 	// Watch gives a channel that fires after each new snapshot, until ctx ends. Required.
 	Watch func(ctx context.Context) <-chan struct{}
-	// Generate gives the whole configuration of one proxy, sharing with old what did not change. It must depend on
-	// its arguments only: it is called again when a version of the snapshot has changed. Required.
-	Generate func(old xds.State, s *mesh.Snapshot, id mesh.ProxyID) xds.State
+	// Options of the translation.
+	Options translate.Options
 	// Identify says who the client of a stream is; an error refuses the stream. It is asked again after each snapshot:
 	// a stream ends when its client is no longer the same, for this cluster may have got another name. Required; see
 	// PeerIdentity.
@@ -49,8 +53,8 @@ type Config struct {
 // Validate names what is missing.
 func (c *Config) Validate() error {
 	switch {
-	case c.Snapshot == nil || c.Watch == nil || c.Generate == nil || c.Identify == nil:
-		return fmt.Errorf("xdsserver: Snapshot, Watch, Generate and Identify are required")
+	case c.Snapshot == nil || c.Watch == nil || c.Identify == nil:
+		return fmt.Errorf("xdsserver: Snapshot, Watch and Identify are required")
 	case c.Log == nil:
 		return fmt.Errorf("xdsserver: Log is required")
 	}
@@ -59,7 +63,9 @@ func (c *Config) Validate() error {
 
 // Server implements the aggregated discovery service.
 type Server struct {
-	cfg Config
+	cfg     Config
+	plan    atomic.Pointer[build.Plan]
+	planned bell.Bell // rung after each new plan
 
 	mu      sync.Mutex // guards proxies and their records, never held while generating or sending
 	proxies map[mesh.ProxyID]*proxy
@@ -70,11 +76,6 @@ type proxy struct {
 	record  record // guarded by Server.mu
 	streams int    // guarded by Server.mu
 	latest  uint64 // number of the stream whose reports count; guarded by Server.mu
-
-	generate  sync.Mutex // guards the three below
-	versions  mesh.Versions
-	state     xds.State
-	generated bool
 }
 
 // New makes a server; it starts nothing.
@@ -95,6 +96,38 @@ func New(cfg Config) (*Server, error) {
 		cfg.Now = time.Now
 	}
 	return &Server{cfg: cfg, proxies: map[mesh.ProxyID]*proxy{}}, nil
+}
+
+// most is how many hosts are translated between two looks at the newest snapshot. A host takes about 0.1 ms, so that endpoint
+// changes wait for a few milliseconds at most while a peer's thousands of services arrive.
+const most = 32
+
+// Run keeps the plan up to date until ctx ends; its error is then nil.
+func (s *Server) Run(ctx context.Context) error {
+	plan := build.New(s.cfg.Options)
+	for range s.cfg.Watch(ctx) {
+		for ctx.Err() == nil {
+			snapshot := s.cfg.Snapshot()
+			if !snapshot.Ready {
+				break
+			}
+			plan = plan.Advance(snapshot, most)
+			s.plan.Store(&plan)
+			s.planned.Ring()
+			if plan.Behind() == 0 {
+				break
+			}
+		}
+	}
+	return nil
+}
+
+// Work counts what has been computed.
+func (s *Server) Work() build.Work {
+	if plan := s.plan.Load(); plan != nil {
+		return plan.Work()
+	}
+	return build.Work{}
 }
 
 // Register adds the service to a gRPC server, which should have [stream.MaxMessage] as its limit and authenticate
@@ -123,15 +156,23 @@ func (s *Server) DeltaAggregatedResources(client stream.ServerStream) error {
 	log := s.cfg.Log.With("proxy", id.Namespace+"/"+id.Instance)
 	nacks := map[string]string{}
 	introduce := func(version string) { s.introduce(p, number, version) }
+	var own build.Own
 	return stream.Serve(introduced{client, introduce}, stream.Source{
-		State: func() (xds.State, bool) { return s.stateOf(p, id) },
+		State: func() (state xds.State, ok bool) {
+			plan := s.plan.Load()
+			if plan == nil || !plan.Serves() {
+				return xds.State{}, false
+			}
+			state, own = plan.For(id, own)
+			return state, true
+		},
 		Allowed: func() error {
 			if now, err := s.cfg.Identify(ctx); err != nil || now != id {
 				return status.Errorf(codes.Unauthenticated, "%s/%s is no longer a proxy of this cluster, start it again for a new identity: %v", id.Namespace, id.Instance, err)
 			}
 			return nil
 		},
-		Changed: s.cfg.Watch(ctx),
+		Changed: s.planned.Watch(ctx),
 		Session: xds.Config{Authoritative: true},
 		Observe: func(types []xds.TypeStatus) {
 			for _, t := range types {
@@ -157,21 +198,4 @@ func (i introduced) Recv() (*discoveryv3.DeltaDiscoveryRequest, error) {
 		i.introduce(node.GetUserAgentVersion())
 	}
 	return m, err
-}
-
-// stateOf gives the configuration of a proxy at the present snapshot, generating it only when a version has changed. ok
-// is false before the control plane has loaded its state, and while it is in no federation: an empty answer would make
-// proxies drop what they have.
-func (s *Server) stateOf(p *proxy, id mesh.ProxyID) (xds.State, bool) {
-	snapshot := s.cfg.Snapshot()
-	if !snapshot.Ready || snapshot.Trust == nil {
-		return xds.State{}, false
-	}
-	p.generate.Lock()
-	defer p.generate.Unlock()
-	if !p.generated || p.versions != snapshot.Versions {
-		p.state = s.cfg.Generate(p.state, snapshot, id)
-		p.versions, p.generated = snapshot.Versions, true
-	}
-	return p.state, true
 }

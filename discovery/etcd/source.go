@@ -1,11 +1,9 @@
 package etcd
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"log/slog"
-	"slices"
 	"time"
 
 	"isthmus.dev/isthmus/config"
@@ -16,43 +14,19 @@ import (
 type SourceConfig struct {
 	Store  *Store
 	Logger *slog.Logger // nil: nothing is logged
-	// Build makes the configuration section of all objects but workloads, ordered
-	// by kind, namespace and name. What is wrong with an object is a finding in it.
-	// Nil means BuildConfig.
-	Build func([]config.Stored) *mesh.Config
-	// Workload makes an instance of a workload object; ok is false for one that
-	// cannot be used. Nil means DecodeWorkload.
-	Workload func(config.Stored) (w mesh.Workload, ok bool)
 	// Send delivers updates to the owner of the state; a batch is one step.
 	Send func(context.Context, ...mesh.Update) error
 	// Retry is the wait after a failed list or watch; 0 means 500 ms.
 	Retry time.Duration
 }
 
-// BuildConfig makes the configuration section by config.Build.
-func BuildConfig(objects []config.Stored) *mesh.Config {
-	all := make([]config.Object, len(objects))
-	for i, o := range objects {
-		all[i] = o.Object()
-	}
-	return config.Build(all).Config
-}
-
-// DecodeWorkload makes a workload by config.Build; ok is false where that leaves
-// it out: it has an error, or is a gateway's own entry.
-func DecodeWorkload(o config.Stored) (mesh.Workload, bool) {
-	for _, w := range config.Build([]config.Object{o.Object()}).Workloads {
-		return *w, true
-	}
-	return mesh.Workload{}, false
-}
-
 // Source watches the registry and tells the owner of the state. Use NewSource.
 type Source struct {
 	config SourceConfig
 	// Owned by Run.
-	objects   map[mesh.ObjectName]config.Stored // all but workloads
-	workloads map[mesh.WorkloadName]bool        // those that were sent
+	sent      map[mesh.ObjectName]int64  // the objects that the owner has been told of, with their versions
+	workloads map[mesh.WorkloadName]bool // those of them that it was given as workloads
+	faulty    map[mesh.ObjectName]bool   // workloads with findings
 	synced    bool
 }
 
@@ -62,19 +36,13 @@ func NewSource(c SourceConfig) *Source {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
 	c.Retry = orDefault(c.Retry, 500*time.Millisecond)
-	if c.Build == nil {
-		c.Build = BuildConfig
-	}
-	if c.Workload == nil {
-		c.Workload = DecodeWorkload
-	}
-	return &Source{config: c, objects: map[mesh.ObjectName]config.Stored{}, workloads: map[mesh.WorkloadName]bool{}}
+	return &Source{config: c, sent: map[mesh.ObjectName]int64{}, workloads: map[mesh.WorkloadName]bool{}, faulty: map[mesh.ObjectName]bool{}}
 }
 
 // Run lists, sends everything as one batch that ends in Synced, then follows
 // changes, until ctx ends (its error is then nil) or Send fails. When the registry cannot
 // be read it tries again; what is known stays in use. After a gap in the watch it
-// lists again and withdraws the workloads that are gone.
+// lists again, compiles what changed and withdraws what is gone.
 func (s *Source) Run(ctx context.Context) error {
 	lost := false
 	for {
@@ -136,21 +104,18 @@ func (s *Source) list(ctx context.Context) (int64, error) {
 		return 0, err
 	}
 	var updates []mesh.Update
-	before := s.workloads
-	s.workloads, s.objects = map[mesh.WorkloadName]bool{}, map[mesh.ObjectName]config.Stored{}
+	there := make(map[mesh.ObjectName]bool, len(listed))
 	for _, object := range listed {
-		if object.Name.Kind == config.KindWorkloadEntry {
-			updates = append(updates, s.workload(config.Event{Stored: object})...)
-		} else {
-			s.objects[object.Name] = object
+		there[object.Name] = true
+		if version, known := s.sent[object.Name]; !known || version != object.Version {
+			updates = append(updates, s.event(config.Event{Stored: object})...)
 		}
 	}
-	for name := range before {
-		if !s.workloads[name] {
-			updates = append(updates, mesh.DeleteWorkload{Name: name})
+	for name := range s.sent {
+		if !there[name] {
+			updates = append(updates, s.event(config.Event{Stored: config.Stored{Name: name}, Deleted: true})...)
 		}
 	}
-	updates = append(updates, mesh.SetConfig{Config: s.build()})
 	if !s.synced {
 		updates = append(updates, mesh.Synced{Source: mesh.SourceRegistry})
 	}
@@ -163,52 +128,60 @@ func (s *Source) list(ctx context.Context) (int64, error) {
 
 // changed sends workloads by themselves, so that they never wait for configuration.
 func (s *Source) changed(ctx context.Context, events []config.Event) error {
-	var updates []mesh.Update
-	rebuild := false
+	var workloads, objects []mesh.Update
 	for _, e := range events {
-		switch {
-		case e.Name.Kind == config.KindWorkloadEntry:
-			updates = append(updates, s.workload(e)...)
-		case e.Deleted:
-			delete(s.objects, e.Name)
-			rebuild = true
-		default:
-			s.objects[e.Name] = e.Stored
-			rebuild = true
+		for _, u := range s.event(e) {
+			if _, ok := u.(mesh.SetObject); ok {
+				objects = append(objects, u)
+			} else {
+				workloads = append(workloads, u)
+			}
 		}
 	}
-	if err := s.send(ctx, updates...); err != nil || !rebuild {
+	if err := s.send(ctx, workloads...); err != nil {
 		return err
 	}
-	return s.send(ctx, mesh.SetConfig{Config: s.build()})
+	return s.send(ctx, objects...)
 }
 
-// workload gives the updates of one workload object. One that cannot be used any
-// more is withdrawn. Those of the first list run already, a later one is not ready
-// before its agent says so; for a known one the owner keeps what it knows.
-func (s *Source) workload(e config.Event) []mesh.Update {
-	name := mesh.WorkloadName{Namespace: e.Name.Namespace, Name: e.Name.Name}
+// event gives the updates of one object, which is compiled here and nowhere else.
+func (s *Source) event(e config.Event) []mesh.Update {
+	if e.Deleted {
+		delete(s.sent, e.Name)
+	} else {
+		s.sent[e.Name] = e.Version
+	}
+	var value any
+	var findings []mesh.Finding
 	if !e.Deleted {
-		if w, ok := s.config.Workload(e.Stored); ok {
-			w.Name, w.Ready = name, !s.synced
-			s.workloads[name] = true
-			return []mesh.Update{mesh.SetWorkload{Workload: w}}
-		}
+		value, findings = config.Compile(e.Object())
+	}
+	if e.Name.Kind != config.KindWorkloadEntry {
+		return []mesh.Update{mesh.SetObject{Name: e.Name, Value: value, Findings: findings}}
+	}
+	updates := s.workload(e.Name, value)
+	if len(findings) > 0 || s.faulty[e.Name] { // what is wrong with a workload belongs to its object
+		updates = append(updates, mesh.SetObject{Name: e.Name, Findings: findings})
+	}
+	if delete(s.faulty, e.Name); len(findings) > 0 {
+		s.faulty[e.Name] = true
+	}
+	return updates
+}
+
+// workload gives the updates of one workload. One that cannot be used any more is withdrawn. Those of the first list run
+// already, a later one is not ready before its agent says so; for a known one the owner keeps what it knows.
+func (s *Source) workload(object mesh.ObjectName, value any) []mesh.Update {
+	name := mesh.WorkloadName{Namespace: object.Namespace, Name: object.Name}
+	if w, ok := value.(*mesh.Workload); ok {
+		set := *w
+		set.Name, set.Ready = name, !s.synced
+		s.workloads[name] = true
+		return []mesh.Update{mesh.SetWorkload{Workload: set}}
 	}
 	if !s.workloads[name] {
 		return nil
 	}
 	delete(s.workloads, name)
 	return []mesh.Update{mesh.DeleteWorkload{Name: name}}
-}
-
-func (s *Source) build() *mesh.Config {
-	all := make([]config.Stored, 0, len(s.objects))
-	for _, object := range s.objects {
-		all = append(all, object)
-	}
-	slices.SortFunc(all, func(a, b config.Stored) int {
-		return cmp.Or(cmp.Compare(a.Name.Kind, b.Name.Kind), cmp.Compare(a.Name.Namespace, b.Name.Namespace), cmp.Compare(a.Name.Name, b.Name.Name))
-	})
-	return s.config.Build(all)
 }

@@ -19,10 +19,11 @@ import (
 // Keys. Objects are at objects/<Kind>/<namespace>/<name>, what the control plane
 // allocated is beside them.
 const (
-	prefix  = "/isthmus/"
-	objects = prefix + "objects/"
-	vips    = prefix + "vips/"
-	slotsAt = prefix + "slots/"
+	prefix      = "/isthmus/"
+	objects     = prefix + "objects/"
+	vips        = prefix + "vips/"
+	slotsAt     = prefix + "slots/"
+	allocatedAt = prefix + "allocated" // written with every change of the two above
 )
 
 // callTimeout bounds one call of the store.

@@ -12,11 +12,12 @@ import (
 	"maps"
 )
 
-// The map is a tree of two levels: branches of leaves, each leaf a small Go map that is never written to again. With
-// 32 x 32 leaves a map of 10,000 keys has 10 a leaf, one of 1,000,000 has 1,000.
+// A small map is one leaf; a larger one is a tree of two levels: branches of leaves, each leaf a small Go map that is
+// never written to again. With 32 x 32 leaves a map of 10,000 keys has 10 a leaf, one of 1,000,000 has 1,000.
 const (
 	width = 32
 	bits  = 5
+	small = 48 // keys of a map that is one leaf; one that has grown beyond stays a tree
 )
 
 // seed is one for the process, so that equal keys are in equal places of every map.
@@ -25,6 +26,7 @@ var seed = maphash.MakeSeed()
 // Map holds values by key. The zero Map is empty. A Map may be read from any goroutine; values are pointers and must not
 // be changed once they are in one.
 type Map[K comparable, V any] struct {
+	flat *leaf[K, V] // all of a small map; nil where there is a root
 	root *[width]*branch[K, V]
 	size int
 }
@@ -43,7 +45,8 @@ func place[K comparable](k K) (int, int) {
 // Get gives the value of k; nil and false if there is none.
 func (m Map[K, V]) Get(k K) (*V, bool) {
 	if m.root == nil {
-		return nil, false
+		v, ok := m.flat.all()[k]
+		return v, ok
 	}
 	i, j := place(k)
 	if b := m.root[i]; b != nil {
@@ -59,6 +62,9 @@ func (m Map[K, V]) At(k K) *V {
 	return v
 }
 
+// Same tells whether m and o are one map, without looking at what is in them.
+func (m Map[K, V]) Same(o Map[K, V]) bool { return m.flat == o.flat && m.root == o.root }
+
 // Len is the number of keys.
 func (m Map[K, V]) Len() int { return m.size }
 
@@ -66,6 +72,11 @@ func (m Map[K, V]) Len() int { return m.size }
 func (m Map[K, V]) All() iter.Seq2[K, *V] {
 	return func(yield func(K, *V) bool) {
 		if m.root == nil {
+			for k, v := range m.flat.all() {
+				if !yield(k, v) {
+					return
+				}
+			}
 			return
 		}
 		for _, b := range m.root {
@@ -116,11 +127,15 @@ func (m Map[K, V]) Edit() *Edit[K, V] { return &Edit[K, V]{m: m} }
 // Edit is a map in the making; see [Map.Edit].
 type Edit[K comparable, V any] struct {
 	m     Map[K, V]
+	flat  bool                 // the leaf of a small map is this edit's own
 	owned map[int]*[width]bool // the branches of m that are this edit's own, and of each the leaves that are
 }
 
 // Get reads what the edit holds so far.
 func (e *Edit[K, V]) Get(k K) (*V, bool) { return e.m.Get(k) }
+
+// Len is the number of keys so far.
+func (e *Edit[K, V]) Len() int { return e.m.Len() }
 
 // Put sets the value of k.
 func (e *Edit[K, V]) Put(k K, v *V) {
@@ -147,6 +162,31 @@ func (e *Edit[K, V]) Map() Map[K, V] { return e.m }
 
 // leaf gives the leaf of k as a copy that belongs to the edit.
 func (e *Edit[K, V]) leaf(k K) map[K]*V {
+	if e.m.root == nil && e.m.size < small {
+		if !e.flat {
+			own := make(map[K]*V, e.m.size+1)
+			maps.Copy(own, e.m.flat.all())
+			e.m.flat, e.flat = &leaf[K, V]{own}, true
+		}
+		return e.m.flat.of
+	}
+	if e.m.root == nil {
+		e.grow()
+	}
+	return e.inTree(k)
+}
+
+// grow makes a tree of a small map.
+func (e *Edit[K, V]) grow() {
+	of := e.m.flat.all()
+	e.m.flat = nil
+	e.m.root, e.owned = new([width]*branch[K, V]), map[int]*[width]bool{}
+	for k, v := range of {
+		e.inTree(k)[k] = v
+	}
+}
+
+func (e *Edit[K, V]) inTree(k K) map[K]*V {
 	if e.owned == nil {
 		root := new([width]*branch[K, V])
 		if e.m.root != nil {
@@ -177,6 +217,14 @@ func (e *Edit[K, V]) leaf(k K) map[K]*V {
 // Parts that the maps share are not looked at.
 func Diff[K comparable, V any](a, b Map[K, V]) iter.Seq[K] {
 	return func(yield func(K) bool) {
+		if a.root == nil && b.root == nil {
+			diffLeaf(a.flat, b.flat, yield)
+			return
+		}
+		if a.root == nil || b.root == nil {
+			diffLeaf(a.whole(), b.whole(), yield)
+			return
+		}
 		if a.root == b.root {
 			return
 		}
@@ -194,12 +242,15 @@ func Diff[K comparable, V any](a, b Map[K, V]) iter.Seq[K] {
 	}
 }
 
-func (m Map[K, V]) branch(i int) *branch[K, V] {
+// whole is everything in one leaf, for the comparison of a small map with the one it grew to.
+func (m Map[K, V]) whole() *leaf[K, V] {
 	if m.root == nil {
-		return nil
+		return m.flat
 	}
-	return m.root[i]
+	return &leaf[K, V]{maps.Collect(m.All())}
 }
+
+func (m Map[K, V]) branch(i int) *branch[K, V] { return m.root[i] }
 
 func (b *branch[K, V]) leaf(j int) *leaf[K, V] {
 	if b == nil {

@@ -55,7 +55,7 @@ func TestModel(t *testing.T) {
 func TestNothingChanged(t *testing.T) {
 	v := "x"
 	m := From(map[string]*string{"a": &v})
-	if n := m.With(map[string]*string{"a": &v}, "b"); n.root != m.root {
+	if n := m.With(map[string]*string{"a": &v}, "b"); !n.Same(m) {
 		t.Error("a map in which nothing changed is a copy")
 	}
 }
