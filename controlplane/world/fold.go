@@ -25,11 +25,18 @@ type state struct {
 	synced map[mesh.Source]bool
 }
 
-// From is the snapshot of a state that updates alone have made, as tests of what reads snapshots need one.
-func From(updates ...mesh.Update) *Snapshot {
-	s, _ := fold(state{}, updates...)
-	return &s.Snapshot
+// Folded is a state without an owner: a value that updates make another of. Tests of what reads snapshots, and offline
+// questions, use it. The zero Folded is empty.
+type Folded struct{ state state }
+
+// Apply gives the state after updates.
+func (f Folded) Apply(updates ...mesh.Update) Folded {
+	next, _ := fold(f.state, updates...)
+	return Folded{next}
 }
+
+// Snapshot is the state.
+func (f Folded) Snapshot() *Snapshot { return &f.state.Snapshot }
 
 // fold applies updates in order and joins what they changed. It is pure: s is left as it was. changed is false when there is
 // nothing new for anybody who watches; the result may then still know when a peer was last heard of.
@@ -96,6 +103,7 @@ func (f *folding) apply(u mesh.Update) {
 	case mesh.SetTrust:
 		if !reflect.DeepEqual(u.Trust, f.state.Trust) {
 			f.state.Trust, f.trust = u.Trust, true
+			f.state.Identity = identity(u.Trust, f.state.Identity)
 		}
 	case mesh.SetVIPs:
 		for host, addr := range u.VIPs {

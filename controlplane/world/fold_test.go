@@ -1,83 +1,147 @@
 package world
 
 import (
+	"cmp"
+	"fmt"
+	"maps"
 	"net/netip"
+	"slices"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
+	gocmp "github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+	"pgregory.net/rapid"
 
+	"isthmus.dev/isthmus/internal/pmap"
 	"isthmus.dev/isthmus/mesh"
 )
 
 var (
 	ratings  = mesh.ServiceName{Namespace: "shop", Name: "ratings"}
 	ratings1 = mesh.WorkloadName{Namespace: "shop", Name: "ratings-1"}
-	compare  = cmp.Options{cmpopts.EquateComparable(netip.Addr{}), cmpopts.EquateEmpty()}
+	compare  = gocmp.Options{cmpopts.EquateComparable(netip.Addr{}), cmpopts.EquateEmpty()}
 )
 
 func instance(name, address string) mesh.Workload {
 	return mesh.Workload{
 		Name: mesh.WorkloadName{Namespace: "shop", Name: name}, Address: netip.MustParseAddr(address), Ready: true,
-		Labels: map[string]string{"app": "ratings", "version": "v1"}, Zone: "eu-a",
+		Labels: map[string]string{"app": "ratings", "version": "v1"}, Zone: "eu-a", ServiceAccount: "default",
 	}
 }
 
-func exported(names ...mesh.ServiceName) *mesh.Config {
-	c := &mesh.Config{Services: map[mesh.ServiceName]*mesh.Service{}}
-	for _, name := range names {
-		c.Services[name] = &mesh.Service{Name: name, Selector: map[string]string{"app": name.Name}, Export: &mesh.Export{}}
+func setService(name mesh.ServiceName, selector map[string]string) mesh.SetObject {
+	return mesh.SetObject{
+		Name:  mesh.ObjectName{Kind: "Service", Namespace: name.Namespace, Name: name.Name},
+		Value: &mesh.Service{Name: name, Selector: selector, Ports: []mesh.Port{{Name: "http", Number: 80, TargetPort: 80, Protocol: mesh.HTTP}}},
 	}
-	return c
+}
+
+func setExport(name mesh.ServiceName, export *mesh.Export) mesh.SetObject {
+	u := mesh.SetObject{Name: exportObject(name)}
+	if export != nil {
+		u.Value = export
+	}
+	return u
 }
 
 func allSynced() []mesh.Update {
-	return []mesh.Update{mesh.Synced{Source: mesh.SourceRegistry}, mesh.Synced{Source: mesh.SourceRemote}, mesh.Synced{Source: mesh.SourceTrust}}
+	var out []mesh.Update
+	for _, s := range mesh.Sources {
+		out = append(out, mesh.Synced{Source: s})
+	}
+	return out
 }
 
-func TestFoldVersions(t *testing.T) {
-	catalogue := &mesh.Catalogue{Cluster: "west", Version: mesh.CatalogueVersion{Sequence: 1}}
-	heard, stale := *catalogue, *catalogue
-	heard.ReceivedUnixMs = 7
-	stale.Stale = true
-	moved := instance("ratings-1", "10.0.0.9")
-	start, _ := fold(emptyState(), append(allSynced(), mesh.SetConfig{Config: exported(ratings)}, mesh.SetWorkload{Workload: instance("ratings-1", "10.0.0.1")},
-		mesh.SetRemote{Cluster: "west", Catalogue: catalogue}, mesh.SetTrust{Trust: &mesh.Trust{Self: "east"}})...)
-	tests := []struct {
-		why    string
-		update mesh.Update
-		want   mesh.Versions // growth
-		any    bool
+func trust(members ...string) mesh.SetTrust {
+	t := &mesh.Trust{Federation: "demo.isthmus.internal", Self: "east"}
+	for _, m := range members {
+		t.Members = append(t.Members, mesh.Member{Name: mesh.ClusterName(m), Namespaces: []string{"shop"}})
+	}
+	return mesh.SetTrust{Trust: t}
+}
+
+func remote(c mesh.ClusterName, names ...mesh.ServiceName) mesh.SetRemote {
+	catalogue := &mesh.Catalogue{Cluster: c, Services: map[mesh.ServiceName]*mesh.ExportedService{}}
+	for _, name := range names {
+		catalogue.Services[name] = &mesh.ExportedService{Name: name, Ports: []mesh.Port{{Number: 80, Protocol: mesh.HTTP}}}
+	}
+	return mesh.SetRemote{Cluster: c, Catalogue: catalogue}
+}
+
+// sections names the parts of two snapshots that are not the same.
+func sections(a, b *Snapshot) []string {
+	var out []string
+	for _, s := range []struct {
+		name string
+		same bool
 	}{
-		{"the same configuration is no change", mesh.SetConfig{Config: exported(ratings)}, mesh.Versions{}, false},
-		{"another configuration", mesh.SetConfig{Config: exported()}, mesh.Versions{Config: 1}, true},
-		{"the same workload is no change", mesh.SetWorkload{Workload: instance("ratings-1", "10.0.0.1")}, mesh.Versions{}, false},
-		{"a workload that moved", mesh.SetWorkload{Workload: moved}, mesh.Versions{Endpoints: 1}, true},
-		{"health", mesh.SetHealth{Name: ratings1, Ready: false}, mesh.Versions{Endpoints: 1}, true},
-		{"health as it was", mesh.SetHealth{Name: ratings1, Ready: true}, mesh.Versions{}, false},
-		{"health of a stranger", mesh.SetHealth{Name: mesh.WorkloadName{Namespace: "shop", Name: "x"}}, mesh.Versions{}, false},
-		{"a workload goes", mesh.DeleteWorkload{Name: ratings1}, mesh.Versions{Endpoints: 1}, true},
-		{"an unknown workload goes", mesh.DeleteWorkload{}, mesh.Versions{}, false},
-		{"a peer is heard again: published, but nothing to translate", mesh.SetRemote{Cluster: "west", Catalogue: &heard}, mesh.Versions{}, true},
-		{"a peer grows stale", mesh.SetRemote{Cluster: "west", Catalogue: &stale}, mesh.Versions{Remote: 1}, true},
-		{"a peer is withdrawn", mesh.SetRemote{Cluster: "west"}, mesh.Versions{Remote: 1}, true},
-		{"an unknown peer is withdrawn", mesh.SetRemote{Cluster: "north"}, mesh.Versions{}, false},
-		{"the same trust is no change", mesh.SetTrust{Trust: &mesh.Trust{Self: "east"}}, mesh.Versions{}, false},
-		{"trust", mesh.SetTrust{Trust: &mesh.Trust{Self: "east", Seq: 2}}, mesh.Versions{Trust: 1}, true},
-		{"leaving the federation", mesh.SetTrust{}, mesh.Versions{Trust: 1}, true},
-		{"synced twice", mesh.Synced{Source: mesh.SourceTrust}, mesh.Versions{}, false},
+		{"services", a.Services.Same(b.Services)}, {"workloads", a.Workloads.Same(b.Workloads)}, {"backends", a.Backends.Same(b.Backends)},
+		{"serving", a.Serving.Same(b.Serving)}, {"imports", a.Imports.Same(b.Imports)}, {"rules", a.Rules.Same(b.Rules)},
+		{"findings", a.Findings.Same(b.Findings)}, {"zones", slices.Equal(a.Zones, b.Zones)}, {"trust", a.Trust == b.Trust},
+		{"vips", a.VIPs.Same(b.VIPs)}, {"placements", a.Placements.Same(b.Placements)},
+	} {
+		if !s.same {
+			out = append(out, s.name)
+		}
+	}
+	return out
+}
+
+func TestFold(t *testing.T) {
+	stale := remote("west", ratings)
+	stale.Catalogue.ReceivedUnixMs, stale.Catalogue.Stale = 7, true
+	moved, relabelled, elsewhere := instance("ratings-1", "10.0.0.9"), instance("ratings-1", "10.0.0.1"), instance("ratings-1", "10.0.0.1")
+	relabelled.Labels = map[string]string{"app": "other"}
+	elsewhere.Zone = "eu-b"
+	rule := &mesh.VirtualService{Object: mesh.ObjectName{Kind: "VirtualService", Namespace: "shop", Name: "r"}, Hosts: []mesh.Host{ratings.LocalHost()}}
+	start, _ := fold(state{}, append(allSynced(), setService(ratings, map[string]string{"app": "ratings"}), setExport(ratings, &mesh.Export{}),
+		mesh.SetWorkload{Workload: instance("ratings-1", "10.0.0.1")}, remote("west", ratings), trust("east", "west"),
+		mesh.SetVIPs{VIPs: map[mesh.Host]netip.Addr{"a": netip.MustParseAddr("240.240.0.1")}})...)
+	tests := []struct {
+		why     string
+		update  mesh.Update
+		changes []string
+	}{
+		{"the same object is no change", setService(ratings, map[string]string{"app": "ratings"}), nil},
+		{"another selector", setService(ratings, map[string]string{"app": "x"}), []string{"services", "backends", "serving", "imports"}},
+		{"no export any more", setExport(ratings, nil), []string{"services", "serving", "imports"}},
+		{"a rule", mesh.SetObject{Name: rule.Object, Value: rule}, []string{"rules"}},
+		{"a finding", mesh.SetObject{Name: rule.Object, Findings: []mesh.Finding{{Code: "x"}}}, []string{"findings"}},
+		{"an export without a service", setExport(mesh.ServiceName{Namespace: "shop", Name: "none"}, &mesh.Export{}), []string{"findings"}},
+		{"the same workload is no change", mesh.SetWorkload{Workload: instance("ratings-1", "10.0.0.1")}, nil},
+		{"a workload that moved", mesh.SetWorkload{Workload: moved}, []string{"workloads", "backends"}},
+		{"a workload behind nothing", mesh.SetWorkload{Workload: relabelled}, []string{"workloads", "backends", "serving"}},
+		{"a workload in another zone", mesh.SetWorkload{Workload: elsewhere}, []string{"workloads", "backends", "zones"}},
+		{"health", mesh.SetHealth{Name: ratings1}, []string{"workloads", "backends"}},
+		{"health of a port", mesh.SetHealth{Name: ratings1, Ready: true, Down: []uint32{80}}, []string{"workloads", "backends"}},
+		{"health as it was", mesh.SetHealth{Name: ratings1, Ready: true}, nil},
+		{"health of a stranger", mesh.SetHealth{Name: mesh.WorkloadName{Namespace: "shop", Name: "x"}}, nil},
+		{"a workload goes", mesh.DeleteWorkload{Name: ratings1}, []string{"workloads", "backends", "serving", "zones"}},
+		{"an unknown workload goes", mesh.DeleteWorkload{}, nil},
+		{"a peer is heard again: nobody is woken", stale, nil},
+		{"a peer's service is another", mesh.SetRemote{Cluster: "west", Catalogue: &mesh.Catalogue{Cluster: "west", Services: map[mesh.ServiceName]*mesh.ExportedService{
+			ratings: {Name: ratings, Ports: []mesh.Port{{Number: 81, Protocol: mesh.HTTP}}}}}}, []string{"imports"}},
+		{"a peer is withdrawn", mesh.SetRemote{Cluster: "west"}, []string{"imports"}},
+		{"a catalogue of nobody", remote("north", ratings), nil},
+		{"the same trust is no change", trust("east", "west"), nil},
+		{"a member leaves", trust("east"), []string{"imports", "trust"}},
+		{"leaving the federation", mesh.SetTrust{}, []string{"imports", "trust"}},
+		{"synced twice", mesh.Synced{Source: mesh.SourceTrust}, nil},
+		{"an address", mesh.SetVIPs{VIPs: map[mesh.Host]netip.Addr{"b": netip.MustParseAddr("240.240.0.2")}}, []string{"vips"}},
+		{"an address as it was", mesh.SetVIPs{VIPs: map[mesh.Host]netip.Addr{"a": netip.MustParseAddr("240.240.0.1")}}, nil},
+		{"an address goes back", mesh.SetVIPs{VIPs: map[mesh.Host]netip.Addr{"a": {}}}, []string{"vips"}},
+		{"a slot", mesh.SetSlots{Service: ratings, Slots: mesh.Placement{Served: true, Slots: []mesh.SlotPods{{Pods: []mesh.WorkloadName{ratings1}}}}},
+			[]string{"backends", "placements"}},
+		{"slots of a service that is not there", mesh.SetSlots{Service: mesh.ServiceName{Name: "x"}, Slots: mesh.Placement{Served: true}}, []string{"placements"}},
 	}
 	for _, test := range tests {
 		t.Run(test.why, func(t *testing.T) {
-			before := start.snapshot(nil)
+			before := plainOf(&start.Snapshot)
 			next, changed := fold(start, test.update)
-			v := next.versions
-			got := mesh.Versions{Config: v.Config - start.versions.Config, Endpoints: v.Endpoints - start.versions.Endpoints,
-				Remote: v.Remote - start.versions.Remote, Trust: v.Trust - start.versions.Trust}
-			if got != test.want || changed.any() != test.any {
-				t.Errorf("fold(%T): versions grow by %+v, changed %v; want %+v, %v", test.update, got, changed.any(), test.want, test.any)
+			if got := sections(&start.Snapshot, &next.Snapshot); !slices.Equal(got, test.changes) || changed != (len(test.changes) > 0) {
+				t.Errorf("fold(%T) changes %v (told: %v), want %v", test.update, got, changed, test.changes)
 			}
-			if diff := cmp.Diff(before, start.snapshot(nil), compare); diff != "" {
+			if diff := gocmp.Diff(before, plainOf(&start.Snapshot), compare); diff != "" {
 				t.Errorf("fold changed the state it was given: -before +after:\n%s", diff)
 			}
 		})
@@ -86,72 +150,138 @@ func TestFoldVersions(t *testing.T) {
 
 // TestHealthSurvivesRegistry: a list of the registry does not know health.
 func TestHealthSurvivesRegistry(t *testing.T) {
-	s, _ := fold(emptyState(), mesh.SetWorkload{Workload: instance("ratings-1", "10.0.0.1")}, mesh.SetHealth{Name: ratings1})
+	s, _ := fold(state{}, mesh.SetWorkload{Workload: instance("ratings-1", "10.0.0.1")}, mesh.SetHealth{Name: ratings1})
 	relabelled := instance("ratings-1", "10.0.0.1")
 	relabelled.Labels = map[string]string{"app": "ratings", "version": "v2"}
 	s, _ = fold(s, mesh.SetWorkload{Workload: relabelled})
-	if s.workloads[ratings1].Ready {
+	if s.Workloads.At(ratings1).Ready {
 		t.Error("a workload known not to answer is ready again after a change of its labels")
 	}
-	if s, _ = fold(s, mesh.SetWorkload{Workload: instance("ratings-1", "10.0.0.2")}); !s.workloads[ratings1].Ready {
+	if s, _ = fold(s, mesh.SetWorkload{Workload: instance("ratings-1", "10.0.0.2")}); !s.Workloads.At(ratings1).Ready {
 		t.Error("a new instance at another address does not start ready")
 	}
 }
 
-func sequential(taken map[mesh.Host]netip.Addr, hosts []mesh.Host) (map[mesh.Host]netip.Addr, error) {
-	fresh := map[mesh.Host]netip.Addr{}
-	for i, h := range hosts {
-		fresh[h] = netip.AddrFrom4([4]byte{240, 240, 1, byte(len(taken) + i)})
+// TestLeft: who has left its federation is served by the identity it had, alone.
+func TestLeft(t *testing.T) {
+	s, _ := fold(state{}, append(allSynced(), trust("west", "east"), setService(ratings, nil), setExport(ratings, &mesh.Export{}), remote("west", ratings))...)
+	if got := len(s.Imports.At(ratings).Exporters); got != 2 {
+		t.Fatalf("%d exporters, want 2", got)
 	}
-	return fresh, nil
+	s, _ = fold(s, mesh.SetTrust{})
+	if i := s.Imports.At(ratings); s.Trust != nil || s.Identity == nil || len(s.Identity.Members) != 1 || i == nil || len(i.Exporters) != 1 || i.Owner != "east" {
+		t.Errorf("alone: trust %v, identity %+v, import %+v; want the own export alone", s.Trust, s.Identity, s.Imports.At(ratings))
+	}
 }
 
-func TestDerive(t *testing.T) {
-	step := func(s state, updates ...mesh.Update) (state, Effects) {
-		next, changed := fold(s, updates...)
-		next, effects, err := derive(next, changed, sequential, 0)
-		if err != nil {
-			t.Fatal(err)
+// plain is a snapshot in Go's own maps, to be compared.
+type plain struct {
+	Services  map[mesh.ServiceName]mesh.Service
+	Workloads map[mesh.WorkloadName]mesh.Workload
+	Backends  map[mesh.ServiceName]mesh.Backends
+	Serving   map[mesh.WorkloadName][]mesh.ServiceName
+	Imports   map[mesh.ServiceName]mesh.Import
+	Rules     map[mesh.Host]mesh.HostRules
+	Findings  map[mesh.ObjectName][]mesh.Finding
+	Zones     []string
+}
+
+func values[K comparable, V any](m pmap.Map[K, V]) map[K]V {
+	out := map[K]V{}
+	for k, v := range m.All() {
+		out[k] = *v
+	}
+	return out
+}
+
+func plainOf(s *Snapshot) plain {
+	p := plain{Services: values(s.Services), Workloads: values(s.Workloads), Backends: values(s.Backends), Imports: values(s.Imports),
+		Rules: values(s.Rules), Findings: values(s.Findings), Zones: s.Zones, Serving: map[mesh.WorkloadName][]mesh.ServiceName{}}
+	for name, of := range s.Serving.All() {
+		for _, service := range of.Services {
+			p.Serving[name] = append(p.Serving[name], service.Name)
 		}
-		return next, effects
 	}
-	restored := map[mesh.Host]netip.Addr{ratings.LocalHost(): netip.MustParseAddr("240.240.0.77")}
-	s, effects := step(emptyState(), mesh.SetConfig{Config: exported(ratings)}, mesh.SetWorkload{Workload: instance("ratings-1", "10.0.0.1")},
-		mesh.Synced{Source: mesh.SourceRegistry})
-	if !effects.empty() || len(s.known) > 0 {
-		t.Fatalf("something is given out before the state is complete: %+v", effects)
+	return p
+}
+
+// TestJoin walks through random updates. After each, the indexes are those of the same updates folded at once, and those
+// that somebody finds who looks at everything.
+func TestJoin(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		updates := allSynced()
+		s, _ := fold(state{}, updates...)
+		for range rapid.IntRange(1, 12).Draw(t, "steps") {
+			batch := rapid.SliceOfN(rapid.Custom(anyUpdate), 1, 3).Draw(t, "updates")
+			updates = append(updates, batch...)
+			s, _ = fold(s, batch...)
+			whole, _ := fold(state{}, updates...)
+			if diff := gocmp.Diff(plainOf(&whole.Snapshot), plainOf(&s.Snapshot), compare); diff != "" {
+				t.Fatalf("step by step is not like at once: -at once +step by step:\n%s", diff)
+			}
+			if diff := gocmp.Diff(lookedAt(&s.Snapshot), behindOf(&s.Snapshot), compare); diff != "" {
+				t.Fatalf("who is behind services: -by looking at all +by index:\n%s", diff)
+			}
+		}
+	})
+}
+
+func behindOf(s *Snapshot) map[mesh.ServiceName][]string {
+	out := map[mesh.ServiceName][]string{}
+	for name, b := range s.Backends.All() {
+		for _, w := range b.Instances {
+			out[name] = append(out[name], fmt.Sprint(w.Name, w.Ready, w.Address))
+		}
 	}
-	s, effects = step(s, append(allSynced(), mesh.SetVIPs{VIPs: restored},
-		mesh.SetSlots{Service: ratings, Slots: []mesh.SlotPods{{Slot: mesh.Slot{Generation: 4}, Pods: []mesh.WorkloadName{{Namespace: "shop", Name: "gone"}}}}})...)
-	want := Effects{
-		VIPs: map[mesh.Host]netip.Addr{ratings.ClusterSetHost(): netip.MustParseAddr("240.240.1.1")},
-		Slots: map[mesh.ServiceName][]mesh.SlotPods{ratings: {{
-			Slot: mesh.Slot{Generation: 5, Zone: "eu-a", Labels: map[string]string{"version": "v1"}, Healthy: 1, Total: 1},
-			Pods: []mesh.WorkloadName{ratings1},
-		}}},
+	return out
+}
+
+func lookedAt(s *Snapshot) map[mesh.ServiceName][]string {
+	out := map[mesh.ServiceName][]string{}
+	for name, service := range s.Services.All() {
+		all := slices.SortedFunc(maps.Values(maps.Collect(s.Workloads.All())), func(a, b *mesh.Workload) int { return cmp.Compare(a.Name.Name, b.Name.Name) })
+		for _, w := range all {
+			if w.Name.Namespace == name.Namespace && mesh.Selected(service.Selector, w.Labels) {
+				out[name] = append(out[name], fmt.Sprint(w.Name, w.Ready, w.Address))
+			}
+		}
 	}
-	if diff := cmp.Diff(want, effects, compare); diff != "" {
-		t.Errorf("restored addresses and generations go on: -want +got:\n%s", diff)
+	return out
+}
+
+func anyUpdate(t *rapid.T) mesh.Update {
+	namespace := rapid.SampledFrom([]string{"shop", "bank"}).Draw(t, "namespace")
+	service := mesh.ServiceName{Namespace: namespace, Name: rapid.SampledFrom([]string{"a", "b", "c"}).Draw(t, "service")}
+	workload := mesh.WorkloadName{Namespace: namespace, Name: rapid.SampledFrom([]string{"w1", "w2", "w3", "w4"}).Draw(t, "workload")}
+	labels := rapid.MapOfN(rapid.SampledFrom([]string{"app", "tier", "version"}), rapid.SampledFrom([]string{"x", "y"}), 0, 3)
+	switch rapid.IntRange(0, 9).Draw(t, "kind") {
+	case 0:
+		return setService(service, labels.Draw(t, "selector"))
+	case 1:
+		return mesh.SetObject{Name: mesh.ObjectName{Kind: "Service", Namespace: service.Namespace, Name: service.Name}}
+	case 2:
+		return setExport(service, rapid.SampledFrom([]*mesh.Export{nil, {}, {To: []mesh.ClusterName{"west"}}}).Draw(t, "export"))
+	case 3, 4:
+		return mesh.SetWorkload{Workload: mesh.Workload{
+			Name: workload, Labels: labels.Draw(t, "labels"), Ready: true, Zone: rapid.SampledFrom([]string{"", "z1", "z2"}).Draw(t, "zone"),
+			Address: netip.AddrFrom4([4]byte{10, 0, 0, byte(rapid.IntRange(1, 3).Draw(t, "address"))}), ServiceAccount: rapid.SampledFrom([]string{"", "sa", "sb"}).Draw(t, "account"),
+		}}
+	case 5:
+		return mesh.DeleteWorkload{Name: workload}
+	case 6:
+		return mesh.SetHealth{Name: workload, Ready: rapid.Bool().Draw(t, "ready")}
+	case 7:
+		c := rapid.SampledFrom([]mesh.ClusterName{"west", "north"}).Draw(t, "cluster")
+		if rapid.Bool().Draw(t, "withdraw") {
+			return mesh.SetRemote{Cluster: c}
+		}
+		return remote(c, service)
+	case 8:
+		return rapid.SampledFrom([]mesh.Update{trust("east", "west"), trust("west", "east", "north"), mesh.SetTrust{}}).Draw(t, "trust")
 	}
-	if got := s.snapshot(nil).VIPs; got[ratings.LocalHost()] != restored[ratings.LocalHost()] || len(got) != 2 {
-		t.Errorf("addresses %v, want the restored and the new one", got)
+	name := mesh.ObjectName{Kind: "DestinationRule", Namespace: namespace, Name: rapid.SampledFrom([]string{"r1", "r2"}).Draw(t, "rule")}
+	if rapid.Bool().Draw(t, "delete") {
+		return mesh.SetObject{Name: name}
 	}
-	down, effects := step(s, mesh.SetHealth{Name: ratings1})
-	if got := down.live[ratings][0].Slot; !effects.empty() || got.Healthy != 0 || got.Generation != 5 {
-		t.Errorf("health changes counts only: slot %+v, effects %+v", got, effects)
-	}
-	plain := exported(ratings)
-	plain.Services[ratings].Export = nil
-	hidden, _ := step(s, mesh.SetConfig{Config: plain})
-	if _, ok := hidden.live[ratings]; ok || len(hidden.known) != 1 || hidden.versions.Endpoints == s.versions.Endpoints {
-		t.Errorf("a service that is not exported has slots %v and addresses %v", hidden.live, hidden.known)
-	}
-	again, _ := step(hidden, mesh.SetConfig{Config: exported(ratings)})
-	if again.live[ratings][0].Slot.Generation != 6 || again.known[ratings.ClusterSetHost()] != s.known[ratings.ClusterSetHost()] {
-		t.Errorf("exported again: %+v %v, want generation 6 and the old address", again.live, again.known)
-	}
-	_, effects = step(s, mesh.SetConfig{Config: exported()})
-	if moved, ok := effects.Slots[ratings]; !ok || moved != nil {
-		t.Errorf("a service that is gone is to be forgotten, got %+v", effects)
-	}
+	return mesh.SetObject{Name: name, Value: &mesh.DestinationRule{Object: name, Host: service.LocalHost(), Subsets: []mesh.Subset{{Name: "s", Labels: labels.Draw(t, "subset")}}}}
 }

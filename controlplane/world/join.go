@@ -18,9 +18,6 @@ func (f *folding) finish() (state, bool) {
 	s := &f.state
 	s.objects, s.said, s.Workloads, s.VIPs, s.Placements = f.objects.Map(), f.said.Map(), f.instances.Map(), f.vips.Map(), f.placements.Map()
 	s.Rules = f.rules.Map()
-	if f.trust {
-		s.Identity = identity(s.Trust, s.Identity)
-	}
 	f.define()
 	s.services, s.workloads = f.services.close(), f.workloads.close()
 	f.joinBackends()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"path/filepath"
 	"strings"
@@ -132,35 +133,60 @@ func TestBounds(t *testing.T) {
 
 func TestAllocated(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "etcd")
-	want := Allocated{
-		VIPs: map[mesh.Host]netip.Addr{},
-		Slots: map[mesh.ServiceName][]mesh.SlotPods{{Namespace: "shop", Name: "ratings"}: {
-			{Slot: mesh.Slot{Index: 0, Generation: 3}, Pods: []mesh.WorkloadName{{Namespace: "shop", Name: "ratings-1"}}},
-			{Slot: mesh.Slot{Index: 4, Generation: 1}},
-		}},
-	}
-	for i := range 250 {
-		want.VIPs[mesh.Host(fmt.Sprintf("s%d.shop.svc.cluster.local", i))] = netip.AddrFrom4([4]byte{240, 240, 1, byte(i)})
-	}
+	ratings, gone := mesh.ServiceName{Namespace: "shop", Name: "ratings"}, mesh.ServiceName{Namespace: "shop", Name: "gone"}
+	placement := mesh.Placement{Served: true, Slots: []mesh.SlotPods{
+		{Slot: mesh.Slot{Index: 0, Generation: 3}, Pods: []mesh.WorkloadName{{Namespace: "shop", Name: "ratings-1"}}},
+		{Slot: mesh.Slot{Index: 4, Generation: 1}},
+	}}
 	server, err := Embedded(t.Context(), EmbeddedConfig{Dir: dir, RunDir: shortDir(t)})
 	if err != nil {
 		t.Fatal(err)
 	}
-	gone := map[mesh.ServiceName][]mesh.SlotPods{{Namespace: "shop", Name: "gone"}: want.Slots[mesh.ServiceName{Namespace: "shop", Name: "ratings"}]}
-	for _, a := range []Allocated{want, {Slots: gone}, {Slots: map[mesh.ServiceName][]mesh.SlotPods{{Namespace: "shop", Name: "gone"}: nil}}} {
-		if err := NewStore(server.Client()).SaveAllocated(t.Context(), a); err != nil {
+	store := NewStore(server.Client())
+	want := mesh.Allocated{VIPs: map[mesh.Host]netip.Addr{}, Slots: map[mesh.ServiceName]mesh.Placement{ratings: placement}}
+	version := int64(0)
+	commit := func(part mesh.Allocated) {
+		t.Helper()
+		next, err := store.CommitAllocated(t.Context(), version, part)
+		if err != nil {
 			t.Fatal(err)
 		}
+		if next <= version {
+			t.Errorf("version %d after %d", next, version)
+		}
+		version = next
+	}
+	for i := range 3 {
+		part := mesh.Allocated{VIPs: map[mesh.Host]netip.Addr{}}
+		for k := range 80 {
+			part.VIPs[mesh.Host(fmt.Sprintf("s%d-%d.shop.svc.cluster.local", i, k))] = netip.AddrFrom4([4]byte{240, 240, byte(i), byte(k)})
+		}
+		maps.Copy(want.VIPs, part.VIPs)
+		commit(part)
+	}
+	commit(mesh.Allocated{Slots: map[mesh.ServiceName]mesh.Placement{ratings: placement, gone: placement}, VIPs: map[mesh.Host]netip.Addr{"back": netip.MustParseAddr("240.240.9.9")}})
+	commit(mesh.Allocated{Slots: map[mesh.ServiceName]mesh.Placement{gone: {}}, VIPs: map[mesh.Host]netip.Addr{"back": {}}})
+	if _, err := store.CommitAllocated(t.Context(), version-1, want); !errors.Is(err, mesh.ErrAllocatedChanged) {
+		t.Errorf("a write on top of an old version: %v, want ErrAllocatedChanged", err)
 	}
 	if err := server.Close(); err != nil {
 		t.Fatal(err)
 	}
-	got, err := NewStore(serve(t, dir).Client()).LoadAllocated(t.Context())
+	store = NewStore(serve(t, dir).Client())
+	got, read, err := store.LoadAllocated(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(want, got, cmpopts.EquateComparable(netip.Addr{})); diff != "" {
-		t.Errorf("after a restart: -want +got:\n%s", diff)
+	if diff := cmp.Diff(want, got, cmpopts.EquateComparable(netip.Addr{})); diff != "" || read != version {
+		t.Errorf("after a restart: version %d, want %d; -want +got:\n%s", read, version, diff)
+	}
+	// The form of before there was Served.
+	if _, err := store.client.Put(t.Context(), slotsAt+"shop/old", `[{"index":2,"generation":7,"pods":["a"]}]`); err != nil {
+		t.Fatal(err)
+	}
+	got, _, err = store.LoadAllocated(t.Context())
+	if old := got.Slots[mesh.ServiceName{Namespace: "shop", Name: "old"}]; err != nil || len(old.Slots) != 1 || old.Slots[0].Slot.Generation != 7 {
+		t.Errorf("slots in the form of before: %+v, %v", old, err)
 	}
 }
 
@@ -170,16 +196,6 @@ func source(t *testing.T, store *Store) <-chan []mesh.Update {
 	batches := make(chan []mesh.Update)
 	s := NewSource(SourceConfig{
 		Store: store,
-		Build: func(objects []config.Stored) *mesh.Config {
-			c := &mesh.Config{}
-			for _, o := range objects {
-				c.Findings = append(c.Findings, mesh.Finding{Object: o.Name.String()})
-			}
-			return c
-		},
-		Workload: func(o config.Stored) (mesh.Workload, bool) {
-			return mesh.Workload{ServiceAccount: string(o.JSON)}, string(o.JSON) != "bad"
-		},
 		Send: func(ctx context.Context, updates ...mesh.Update) error {
 			select {
 			case batches <- updates:
@@ -201,6 +217,33 @@ func source(t *testing.T, store *Store) <-chan []mesh.Update {
 	return batches
 }
 
+// said names updates in short.
+func said(updates []mesh.Update) []string {
+	var out []string
+	for _, u := range updates {
+		switch u := u.(type) {
+		case mesh.SetWorkload:
+			out = append(out, fmt.Sprintf("workload %s %s ready=%v", u.Workload.Name, u.Workload.ServiceAccount, u.Workload.Ready))
+		case mesh.DeleteWorkload:
+			out = append(out, fmt.Sprintf("no workload %s", u.Name))
+		case mesh.SetObject:
+			out = append(out, fmt.Sprintf("%s %T, %d findings", u.Name, u.Value, len(u.Findings)))
+		case mesh.Synced:
+			out = append(out, "synced "+string(u.Source))
+		}
+	}
+	return out
+}
+
+const (
+	serviceJSON = `{"apiVersion":"v1","kind":"Service","metadata":{"name":"ratings","namespace":"shop"},"spec":{"selector":{"app":"ratings"},"ports":[{"name":"http","port":80}]}}`
+	exportJSON  = `{"apiVersion":"multicluster.x-k8s.io/v1beta1","kind":"ServiceExport","metadata":{"name":"ratings","namespace":"shop"}}`
+)
+
+func workloadJSON(name, account string) string {
+	return fmt.Sprintf(`{"apiVersion":"networking.istio.io/v1","kind":"WorkloadEntry","metadata":{"name":%q,"namespace":"shop","annotations":{"isthmus.dev/proxy":"sidecar"}},"spec":{"address":"10.0.0.1","serviceAccount":%q}}`, name, account)
+}
+
 func TestSource(t *testing.T) {
 	store := NewStore(serve(t, filepath.Join(t.TempDir(), "etcd")).Client())
 	set := func(kind, name, json string) {
@@ -209,59 +252,50 @@ func TestSource(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	workload := func(name, account string, ready bool) mesh.SetWorkload {
-		return mesh.SetWorkload{Workload: mesh.Workload{Name: mesh.WorkloadName{Namespace: "shop", Name: name}, ServiceAccount: account, Ready: ready}}
-	}
-	section := func(objects ...string) mesh.SetConfig {
-		c := &mesh.Config{}
-		for _, o := range objects {
-			c.Findings = append(c.Findings, mesh.Finding{Object: o})
-		}
-		return mesh.SetConfig{Config: c}
-	}
-	set("Service", "ratings", "{}")
-	set(config.KindWorkloadEntry, "ratings-1", "sa")
-	set(config.KindWorkloadEntry, "ratings-2", "bad")
+	set(config.KindService, "ratings", serviceJSON)
+	set(config.KindWorkloadEntry, "ratings-1", workloadJSON("ratings-1", "sa"))
+	set(config.KindWorkloadEntry, "ratings-2", "{}")
 	batches := source(t, store)
-	expect := func(why string, want ...mesh.Update) {
+	expect := func(why string, want ...string) {
 		t.Helper()
-		if diff := cmp.Diff(want, <-batches, cmpopts.EquateComparable(netip.Addr{})); diff != "" {
+		if diff := cmp.Diff(want, said(<-batches)); diff != "" {
 			t.Errorf("%s: -want +got:\n%s", why, diff)
 		}
 	}
-	expect("the first batch is whole", workload("ratings-1", "sa", true),
-		section("Service shop/ratings"), mesh.Synced{Source: mesh.SourceRegistry})
-	set(config.KindWorkloadEntry, "ratings-2", "sa")
-	expect("a workload comes at once, not ready yet", workload("ratings-2", "sa", false))
-	set("VirtualService", "ratings", "{}")
-	expect("configuration is built anew", section("Service shop/ratings", "VirtualService shop/ratings"))
+	expect("the first batch is whole", "Service shop/ratings *mesh.Service, 0 findings", "workload shop/ratings-1 sa ready=true",
+		"WorkloadEntry shop/ratings-2 <nil>, 1 findings", "synced registry")
+	set(config.KindWorkloadEntry, "ratings-2", workloadJSON("ratings-2", "sa"))
+	expect("a workload comes at once, not ready yet", "workload shop/ratings-2 sa ready=false")
+	expect("what was wrong with its object is so no more", "WorkloadEntry shop/ratings-2 <nil>, 0 findings")
+	set(config.KindServiceExport, "ratings", exportJSON)
+	expect("an object is compiled alone", "ServiceExport shop/ratings *mesh.Export, 0 findings")
 	if _, err := store.Commit(t.Context(), config.Change{Name: object("ratings"), Expect: config.AnyVersion},
 		config.Change{Name: mesh.ObjectName{Kind: config.KindWorkloadEntry, Namespace: "shop", Name: "ratings-1"}, Expect: config.AnyVersion}); err != nil {
 		t.Fatal(err)
 	}
-	expect("of one transaction the workload goes first", mesh.DeleteWorkload{Name: mesh.WorkloadName{Namespace: "shop", Name: "ratings-1"}})
-	expect("then the configuration", section("VirtualService shop/ratings"))
-	set(config.KindWorkloadEntry, "ratings-2", "bad")
-	expect("a workload that cannot be used any more is withdrawn", mesh.DeleteWorkload{Name: mesh.WorkloadName{Namespace: "shop", Name: "ratings-2"}})
-	if err := store.SaveAllocated(t.Context(), Allocated{VIPs: map[mesh.Host]netip.Addr{"a": netip.MustParseAddr("240.240.0.1")}}); err != nil {
-		t.Fatal(err)
-	}
+	expect("of one transaction the workload goes first", "no workload shop/ratings-1")
+	expect("then the configuration", "Service shop/ratings <nil>, 0 findings")
+	set(config.KindWorkloadEntry, "ratings-2", "{}")
+	expect("a workload that cannot be used any more is withdrawn", "no workload shop/ratings-2")
+	expect("and its object says why", "WorkloadEntry shop/ratings-2 <nil>, 1 findings")
 }
 
-// TestSourceListsAgain: after a gap in the history a source withdraws what is gone.
+// TestSourceListsAgain: after a gap in the history a source tells what changed and withdraws what is gone, and nothing else.
 func TestSourceListsAgain(t *testing.T) {
 	store := NewStore(serve(t, filepath.Join(t.TempDir(), "etcd")).Client())
 	ctx := t.Context()
 	name := mesh.ObjectName{Kind: config.KindWorkloadEntry, Namespace: "shop", Name: "ratings-1"}
-	revision, err := put(ctx, store, name, []byte("sa"), config.Absent)
+	if _, err := put(ctx, store, object("ratings"), []byte(serviceJSON), config.Absent); err != nil {
+		t.Fatal(err)
+	}
+	revision, err := put(ctx, store, name, []byte(workloadJSON("ratings-1", "sa")), config.Absent)
 	if err != nil {
 		t.Fatal(err)
 	}
 	var got []mesh.Update
 	s := NewSource(SourceConfig{
-		Store: store, Build: func([]config.Stored) *mesh.Config { return nil },
-		Workload: func(config.Stored) (mesh.Workload, bool) { return mesh.Workload{}, true },
-		Send:     func(_ context.Context, updates ...mesh.Update) error { got = append(got, updates...); return nil },
+		Store: store,
+		Send:  func(_ context.Context, updates ...mesh.Update) error { got = append(got, updates...); return nil },
 	})
 	if _, err := s.list(ctx); err != nil {
 		t.Fatal(err)
@@ -283,8 +317,8 @@ func TestSourceListsAgain(t *testing.T) {
 	if _, err := s.list(ctx); err != nil {
 		t.Fatal(err)
 	}
-	want := []mesh.Update{mesh.DeleteWorkload{Name: mesh.WorkloadName{Namespace: "shop", Name: "ratings-1"}}, mesh.SetConfig{}}
-	if diff := cmp.Diff(want, got); diff != "" {
+	want := []string{"Service shop/other <nil>, 1 findings", "no workload shop/ratings-1"}
+	if diff := cmp.Diff(want, said(got)); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
 	}
 }
@@ -306,27 +340,5 @@ func TestExternalNeedsMTLS(t *testing.T) {
 	}
 	if _, err := External(t.Context(), good); err == nil || hint.Of(err) == "" {
 		t.Errorf("files that do not exist: %v", err)
-	}
-}
-
-func TestDecodeWorkload(t *testing.T) {
-	const head = `{"apiVersion":"networking.istio.io/v1","kind":"WorkloadEntry","metadata":{"name":"a","namespace":"shop","annotations":{"isthmus.dev/proxy":`
-	name := mesh.ObjectName{Kind: config.KindWorkloadEntry, Namespace: "shop", Name: "a"}
-	tests := []struct {
-		why, json string
-		ok        bool
-	}{
-		{"a sidecar's", head + `"sidecar"}},"spec":{"address":"10.0.0.1","locality":"eu/eu-a"}}`, true},
-		{"a gateway's entry is no workload", head + `"gateway"}},"spec":{}}`, false},
-		{"broken", `{`, false},
-	}
-	for _, test := range tests {
-		if w, ok := DecodeWorkload(config.Stored{Name: name, JSON: []byte(test.json)}); ok != test.ok || (ok && w.Zone != "eu-a") {
-			t.Errorf("%s: %+v, %v", test.why, w, ok)
-		}
-	}
-	built := BuildConfig([]config.Stored{{Name: object("ratings"), JSON: []byte(`{"apiVersion":"v1","kind":"Service","metadata":{"name":"ratings","namespace":"shop"},"spec":{"ports":[{"port":8080}]}}`)}})
-	if len(built.Services) != 1 || len(built.Findings) != 0 {
-		t.Errorf("%+v", built)
 	}
 }
