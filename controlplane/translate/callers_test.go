@@ -1,7 +1,8 @@
-package translate
+package translate_test
 
 import (
 	"fmt"
+	. "isthmus.dev/isthmus/controlplane/translate"
 	"net/netip"
 	"slices"
 	"strings"
@@ -17,9 +18,9 @@ import (
 var memberNames = rapid.SliceOfNDistinct(rapid.SampledFrom([]mesh.ClusterName{"west", "north", "c4", "c5", "south", "a", "zz-9"}), 1, 6, rapid.ID)
 
 // drawnMesh is a snapshot of east with services of every protocol, each exported to all, to some, or not at all.
-func drawnMesh(t *rapid.T, members []mesh.ClusterName) *mesh.Snapshot {
-	s := &mesh.Snapshot{
-		Config:    &mesh.Config{Services: map[mesh.ServiceName]*mesh.Service{}},
+func drawnMesh(t *rapid.T, members []mesh.ClusterName) *scene {
+	s := &scene{
+		Config:    &sceneConfig{Services: map[mesh.ServiceName]*mesh.Service{}},
 		Workloads: map[mesh.WorkloadName]*mesh.Workload{},
 		Remote:    map[mesh.ClusterName]*mesh.Catalogue{},
 		Trust:     &mesh.Trust{Federation: testFederation, Self: "east", AnchorPEM: []byte("the anchor\n"), Members: []mesh.Member{member("east")}},
@@ -51,11 +52,11 @@ func member(name mesh.ClusterName) mesh.Member {
 }
 
 // inboundOf gives the inbound listener's chains and routes, encoded, by name.
-func inboundOf(t *rapid.T, s *mesh.Snapshot) map[string]string {
+func inboundOf(t *rapid.T, s *scene) map[string]string {
 	out := map[string]string{}
-	resources := Resources(s, mesh.ProxyID{Kind: mesh.Sidecar, Namespace: "shop", Instance: "pod"}, testOptions)
+	resources := ResourcesOf(s, mesh.ProxyID{Kind: mesh.Sidecar, Namespace: "shop", Instance: "pod"}, testOptions)
 	for _, r := range slices.Concat(resources[xds.ListenerType], resources[xds.RouteType]) {
-		if r.Name == inboundListener || strings.HasPrefix(r.Name, "inbound|") {
+		if r.Name == InboundListener || strings.HasPrefix(r.Name, "inbound|") {
 			raw, err := proto.MarshalOptions{Deterministic: true}.Marshal(r.Message)
 			if err != nil {
 				t.Fatal(err)
@@ -63,7 +64,7 @@ func inboundOf(t *rapid.T, s *mesh.Snapshot) map[string]string {
 			out[r.Name] = string(raw)
 		}
 	}
-	if out[inboundListener] == "" {
+	if out[InboundListener] == "" {
 		t.Fatal("no inbound listener: nothing was compared")
 	}
 	return out
@@ -114,21 +115,21 @@ func TestCallers(t *testing.T) {
 		{"evicted from a list", []*mesh.Export{list("north", "west")}, true, []mesh.ClusterName{"west"}, "[east north]", "out of the list"},
 		{"evicted and not concerned", []*mesh.Export{list("north")}, true, []mesh.ClusterName{"west"}, "[east north]", "a chain it was not in stays as it is"},
 	} {
-		v := &view{self: "east", s: &mesh.Snapshot{Trust: &mesh.Trust{Federation: testFederation, Self: "east", Refused: c.refused, Members: []mesh.Member{{Name: "east"}}}}}
+		trust := &mesh.Trust{Federation: testFederation, Self: "east", Refused: c.refused, Members: []mesh.Member{{Name: "east"}}}
 		if c.granted {
-			v.s.Trust.Members[0].Namespaces = []string{"shop"}
+			trust.Members[0].Namespaces = []string{"shop"}
 		}
 		var services []*mesh.Service
 		for _, e := range c.exports {
 			services = append(services, &mesh.Service{Name: reviews, Export: e})
 		}
-		got := v.callers(services)
-		text := fmt.Sprint(got.clusters)
-		if got.any {
+		anyMember, clusters, refused := CallersOf(trust, services)
+		text := fmt.Sprint(clusters)
+		if anyMember {
 			text = "any"
 		}
-		if len(got.refused) > 0 {
-			text += fmt.Sprint(" but ", got.refused)
+		if len(refused) > 0 {
+			text += fmt.Sprint(" but ", refused)
 		}
 		if text != c.want {
 			t.Errorf("%s: got %s, want %s: %s", c.name, text, c.want, c.why)

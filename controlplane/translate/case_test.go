@@ -1,9 +1,10 @@
-package translate
+package translate_test
 
 import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	. "isthmus.dev/isthmus/controlplane/translate"
 	"net/netip"
 	"path"
 	"strings"
@@ -15,6 +16,8 @@ import (
 
 	"isthmus.dev/isthmus/config"
 	"isthmus.dev/isthmus/controlplane/allocate"
+	"isthmus.dev/isthmus/controlplane/translate/build"
+	"isthmus.dev/isthmus/controlplane/world"
 	"isthmus.dev/isthmus/internal/golden"
 	"isthmus.dev/isthmus/mesh"
 )
@@ -63,17 +66,37 @@ func serviceName(t testing.TB, s string) mesh.ServiceName {
 }
 
 // snapshot builds the snapshot a scenario and a registry describe.
-func snapshot(t testing.TB, sc *scenario, registry []byte) *mesh.Snapshot {
+func snapshot(t testing.TB, sc *scenario, registry []byte) *scene {
 	t.Helper()
 	objects, findings := config.Decode([]config.File{{Name: "registry.yaml", Data: registry}}, "shop")
 	if config.HasError(findings) {
 		t.Fatalf("registry: %+v", findings)
 	}
-	built := config.Build(objects)
-	s := &mesh.Snapshot{
-		Config: built.Config, Workloads: built.Workloads, Ready: true,
+	s := &scene{
+		Config: &sceneConfig{Services: map[mesh.ServiceName]*mesh.Service{}}, Workloads: map[mesh.WorkloadName]*mesh.Workload{},
 		Slots: map[mesh.ServiceName][]mesh.SlotPods{}, Remote: map[mesh.ClusterName]*mesh.Catalogue{},
 		Trust: &mesh.Trust{Federation: testFederation, Self: sc.Self, AnchorPEM: []byte("the anchor\n")},
+	}
+	exports := map[mesh.ServiceName]*mesh.Export{}
+	for _, o := range objects {
+		value, _ := config.Compile(o)
+		switch v := value.(type) {
+		case *mesh.Service:
+			s.Config.Services[v.Name] = v
+		case *mesh.Export:
+			exports[mesh.ServiceName{Namespace: o.Namespace, Name: o.Name}] = v
+		case *mesh.Workload:
+			s.Workloads[v.Name] = v
+		case *mesh.VirtualService:
+			s.Config.VirtualServices = append(s.Config.VirtualServices, v)
+		case *mesh.DestinationRule:
+			s.Config.DestinationRules = append(s.Config.DestinationRules, v)
+		}
+	}
+	for name, export := range exports {
+		if service := s.Config.Services[name]; service != nil {
+			service.Export = export
+		}
 	}
 	for _, m := range sc.Members {
 		member := mesh.Member{Name: m.Name, Region: m.Region, Namespaces: m.Namespaces, Authority: m.Authority}
@@ -132,7 +155,7 @@ func snapshot(t testing.TB, sc *scenario, registry []byte) *mesh.Snapshot {
 	return s
 }
 
-func load(t testing.TB, a *golden.Archive) (*mesh.Snapshot, mesh.ProxyID, *scenario) {
+func load(t testing.TB, a *golden.Archive) (*scene, mesh.ProxyID, *scenario) {
 	t.Helper()
 	raw, ok := a.File("scenario.yaml")
 	if !ok {
@@ -153,7 +176,7 @@ var testOptions = Options{FederationSocket: "/run/isthmus/federation.sock"}
 func TestCases(t *testing.T) {
 	golden.Cases(t, "testdata/*.txtar", func(t *testing.T, a *golden.Archive) {
 		s, p, sc := load(t, a)
-		resources := Resources(s, p, testOptions)
+		resources := ResourcesOf(s, p, testOptions)
 		a.Compare(t, "envoy.json", show(t, resources, sc.Show))
 		validate(t, resources)
 
@@ -218,12 +241,11 @@ func asJSON(t testing.TB, m proto.Message) map[string]any {
 func TestEndpointsTouchOneResource(t *testing.T) {
 	a := golden.Open(t, "testdata/priorities.txtar")
 	s, p, _ := load(t, a)
-	before := Generate(s, p, testOptions)
-	name := mesh.WorkloadName{Namespace: "shop", Name: "ratings-1"}
-	changed := *s.Workloads[name]
-	changed.Ready = false
-	s.Workloads[name] = &changed
-	after := Update(before, s, p, testOptions)
+	was := world.Folded{}.Apply(s.updates()...)
+	plan := build.From(was.Snapshot(), testOptions)
+	before, own := plan.For(p, build.Own{})
+	is := was.Apply(mesh.SetHealth{Name: mesh.WorkloadName{Namespace: "shop", Name: "ratings-1"}})
+	after, _ := plan.Step(is.Snapshot()).For(p, own)
 	got := map[string][]string{}
 	for _, typeURL := range after.Types() {
 		names, removed := diff(before, after, typeURL)

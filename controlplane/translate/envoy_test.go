@@ -1,4 +1,4 @@
-package translate
+package translate_test
 
 import (
 	"bytes"
@@ -9,6 +9,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
+	. "isthmus.dev/isthmus/controlplane/translate"
 	"math/big"
 	"net/url"
 	"os"

@@ -1,4 +1,4 @@
-package translate
+package translate_test
 
 import (
 	"bufio"
@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	. "isthmus.dev/isthmus/controlplane/translate"
 	"maps"
 	"math/rand/v2"
 	"net"
@@ -90,9 +91,9 @@ const (
 )
 
 // cluster is the snapshot of a member with these pods, one a slot.
-func (l *lab) cluster(self mesh.ClusterName, pods ...string) *mesh.Snapshot {
-	s := &mesh.Snapshot{
-		Config: &mesh.Config{Services: map[mesh.ServiceName]*mesh.Service{}}, Ready: true,
+func (l *lab) cluster(self mesh.ClusterName, pods ...string) *scene {
+	s := &scene{
+		Config: &sceneConfig{Services: map[mesh.ServiceName]*mesh.Service{}}, Ready: true,
 		Workloads: map[mesh.WorkloadName]*mesh.Workload{}, Slots: map[mesh.ServiceName][]mesh.SlotPods{},
 		Remote: map[mesh.ClusterName]*mesh.Catalogue{},
 		Trust:  &mesh.Trust{Federation: testFederation, Self: self, Members: l.members},
@@ -117,7 +118,7 @@ func (l *lab) cluster(self mesh.ClusterName, pods ...string) *mesh.Snapshot {
 }
 
 // exported gives the catalogue another member sees of s.
-func exported(s *mesh.Snapshot) *mesh.Catalogue {
+func exported(s *scene) *mesh.Catalogue {
 	svc := &mesh.ExportedService{Name: reviews, Identities: []string{"shop/reviews"}, To: []mesh.ClusterName{"east"}}
 	for _, p := range s.Config.Services[reviews].Ports {
 		svc.Ports = append(svc.Ports, mesh.Port{Name: p.Name, Number: p.Number, Protocol: p.Protocol})
@@ -169,26 +170,25 @@ func (l *lab) envoy(name string, b *static) (stop func(), signal func(os.Signal)
 	}
 }
 
-func (l *lab) gateway(s *mesh.Snapshot) (stop func(), signal func(os.Signal)) {
-	r := Resources(s, mesh.ProxyID{Kind: mesh.EastWest, Namespace: mesh.SystemNamespace, Instance: "gateway"}, Options{FederationSocket: filepath.Join(l.dir, "f.sock")})
+func (l *lab) gateway(s *scene) (stop func(), signal func(os.Signal)) {
+	r := ResourcesOf(s, mesh.ProxyID{Kind: mesh.EastWest, Namespace: mesh.SystemNamespace, Instance: "gateway"}, Options{FederationSocket: filepath.Join(l.dir, "f.sock")})
 	own := l.ca.leaf(l.t, "spiffe://gateway.invalid/none")
 	return l.envoy("gateway-"+string(s.Trust.Self), bootstrap(l.t, r, l.ca, own))
 }
 
 // server runs the sidecar of a pod and its application. The application's answers name it; stopApp kills it alone.
-func (l *lab) server(s *mesh.Snapshot, pod int) (stopApp func()) {
+func (l *lab) server(s *scene, pod int) (stopApp func()) {
 	name := fmt.Sprintf("%s-%d", s.Trust.Self, pod)
 	p := mesh.ProxyID{Kind: mesh.Sidecar, Namespace: "shop", Instance: name}
 	w := s.Workloads[mesh.WorkloadName{Namespace: "shop", Name: name}]
 	id := mesh.WorkloadID(mesh.TrustDomainOf(s.Trust.Self, testFederation), "shop", "reviews").String()
-	b := bootstrap(l.t, Resources(s, p, testOptions), l.ca, l.ca.leaf(l.t, id))
+	b := bootstrap(l.t, ResourcesOf(s, p, testOptions), l.ca, l.ca.leaf(l.t, id))
 	httpAddr, stopHTTP := l.httpApp(name)
 	tcpAddr, stopTCP := l.tcpApp(name)
 	grpcAddr, stopGRPC := l.grpcApp(name)
-	shared := &appPort{number: sharedPort, services: map[mesh.Protocol][]*mesh.Service{mesh.HTTP: {{}}, mesh.GRPC: {{}}, mesh.TCP: {{}}}}
 	apps := map[string]string{
 		InboundName(grpcPort): grpcAddr, InboundName(httpPort): httpAddr, InboundName(bossPort): httpAddr, InboundName(tcpPort): tcpAddr,
-		shared.name(mesh.HTTP): httpAddr, shared.name(mesh.GRPC): grpcAddr, shared.name(mesh.TCP): tcpAddr,
+		SharedName(sharedPort, mesh.HTTP): httpAddr, SharedName(sharedPort, mesh.GRPC): grpcAddr, SharedName(sharedPort, mesh.TCP): tcpAddr,
 	}
 	for _, c := range b.clusters {
 		if addr, ok := apps[c["name"].(string)]; ok {
@@ -202,7 +202,7 @@ func (l *lab) server(s *mesh.Snapshot, pod int) (stopApp func()) {
 			})
 		}
 	}
-	b.listeners = split(b.listeners, inboundListener, func(chain object) (string, int) {
+	b.listeners = split(b.listeners, InboundListener, func(chain object) (string, int) {
 		match := chain["filterChainMatch"].(object)
 		return w.Address.String(), int(match["destinationPort"].(float64))
 	})
@@ -211,15 +211,20 @@ func (l *lab) server(s *mesh.Snapshot, pod int) (stopApp func()) {
 }
 
 // client runs the sidecar of a caller; ports are where its listeners are, by route name.
-func (l *lab) client(s *mesh.Snapshot) map[string]string {
-	b := bootstrap(l.t, Resources(s, mesh.ProxyID{Kind: mesh.Sidecar, Namespace: "shop", Instance: "caller"}, testOptions), l.ca,
+func (l *lab) client(s *scene) map[string]string {
+	b := bootstrap(l.t, ResourcesOf(s, mesh.ProxyID{Kind: mesh.Sidecar, Namespace: "shop", Instance: "caller"}, testOptions), l.ca,
 		l.ca.leaf(l.t, "spiffe://east."+testFederation+"/ns/shop/sa/caller"))
 	ports := map[string]string{}
-	b.listeners = split(b.listeners, outboundListener, func(chain object) (string, int) {
-		port := freePort(l.t)
-		ports[chain["name"].(string)] = fmt.Sprintf("127.0.0.1:%d", port)
-		return "127.0.0.1", port
-	})
+	for _, listener := range b.listeners {
+		if listener["bindToPort"] == false { // nothing is redirected here: each has a port of its own
+			port := freePort(l.t)
+			chain := listener["filterChains"].([]any)[0].(object)
+			ports[chain["name"].(string)] = fmt.Sprintf("127.0.0.1:%d", port)
+			delete(listener, "bindToPort")
+			listener["address"] = object{"socketAddress": object{"address": "127.0.0.1", "portValue": port}}
+		}
+	}
+	b.listeners = slices.DeleteFunc(b.listeners, func(listener object) bool { return listener["name"] == OutboundListener })
 	l.envoy("client", b)
 	return ports
 }
@@ -275,7 +280,7 @@ func (l *lab) httpApp(name string) (addr string, stop func()) {
 		l.hits[name]++
 		l.mu.Unlock()
 		if r.URL.Query().Get("forge") != "" {
-			w.Header().Set(unreachedHeader, "1")
+			w.Header().Set(UnreachedHeader, "1")
 			w.WriteHeader(500)
 		}
 		_ = json.NewEncoder(w).Encode(answer{Instance: name, XFCC: r.Header.Get("X-Forwarded-Client-Cert"), Method: r.Method})
@@ -341,7 +346,7 @@ func (l *lab) calls(addr string, n int) (by map[string]int, failed []string) {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		_, err := healthpb.NewHealthClient(conn).Check(ctx, &healthpb.HealthCheckRequest{}, grpc.Header(&header))
 		cancel()
-		if err != nil || len(header.Get(unreachedHeader)) > 0 {
+		if err != nil || len(header.Get(UnreachedHeader)) > 0 {
 			failed = append(failed, fmt.Sprint(err, header))
 			continue
 		}
@@ -368,7 +373,7 @@ func (l *lab) load(addr, method string, n int) (by map[string]int, failed []stri
 		err = json.Unmarshal(body, &a)
 		resp.Body.Close()
 		slowest = max(slowest, time.Since(start))
-		if resp.StatusCode != 200 || err != nil || resp.Header.Get(unreachedHeader) != "" {
+		if resp.StatusCode != 200 || err != nil || resp.Header.Get(UnreachedHeader) != "" {
 			failed = append(failed, fmt.Sprintf("%s %v %.200s", resp.Status, resp.Header, body))
 			continue
 		}

@@ -1,8 +1,9 @@
-package translate
+package translate_test
 
 import (
 	"encoding/json"
 	"fmt"
+	. "isthmus.dev/isthmus/controlplane/translate"
 	"net/http"
 	"os"
 	"strings"
@@ -68,7 +69,7 @@ func (l *lab) answers(t *testing.T, web, raw, rpc string) {
 		resp.Body.Close()
 		l.mu.Lock()
 		defer l.mu.Unlock()
-		if got := total(l.hits) - before; got != 1 || resp.StatusCode != 500 || resp.Header.Get(unreachedHeader) != "" {
+		if got := total(l.hits) - before; got != 1 || resp.StatusCode != 500 || resp.Header.Get(UnreachedHeader) != "" {
 			t.Errorf("the POST reached %d applications, want 1; answer %s %v", got, resp.Status, resp.Header)
 		}
 	})
@@ -164,7 +165,7 @@ func (l *lab) strangers(t *testing.T) {
 		{"TCP not exported to", pod(tcpPort), "x", []string{"spiffe://north" + f + "/ns/shop/sa/caller"}, refused, "TCP is judged at the handshake: the server speaks first"},
 		{"forged name", gateway, mesh.SlotSNI(0, 8080, "", payroll.ClusterSetHost()), []string{east}, refused, "a service that is not exported has no name at the gateway"},
 		{"no slot", gateway, mesh.SNI(8080, "", reviews.ClusterSetHost()), []string{east}, refused, "nor has a service as a whole"},
-		{"black hole", gateway, blackHole, []string{east}, refused, "nor have the gateway's own clusters"},
+		{"black hole", gateway, BlackHole, []string{east}, refused, "nor have the gateway's own clusters"},
 	} {
 		if got := l.knock(c.addr, c.sni, c.uris); got != c.want {
 			t.Errorf("%s: %s answered %s, want %s: %s", c.name, c.addr, got, c.want, c.why)

@@ -1,6 +1,7 @@
-package translate
+package translate_test
 
 import (
+	. "isthmus.dev/isthmus/controlplane/translate"
 	"testing"
 	"time"
 
@@ -42,8 +43,8 @@ func TestWhoseRules(t *testing.T) {
 		{"owner without rules", []mesh.ClusterName{"east", "west"}, true, "client", nil, true, none, "the owner decides, also by having none"},
 		{"consumer's other namespace", []mesh.ClusterName{"west", "east"}, false, "client", []*mesh.VirtualService{rule("shop", set, own)}, true, own, "a cluster that only consumes may rule for all its namespaces"},
 	} {
-		s := &mesh.Snapshot{
-			Config:    &mesh.Config{Services: map[mesh.ServiceName]*mesh.Service{}, VirtualServices: c.rules},
+		s := &scene{
+			Config:    &sceneConfig{Services: map[mesh.ServiceName]*mesh.Service{}, VirtualServices: c.rules},
 			Workloads: map[mesh.WorkloadName]*mesh.Workload{},
 			Trust:     &mesh.Trust{Federation: testFederation, Self: "east"},
 			Remote:    map[mesh.ClusterName]*mesh.Catalogue{"west": {Cluster: "west"}},
@@ -60,7 +61,7 @@ func TestWhoseRules(t *testing.T) {
 		}
 		s.Remote["west"].Services = map[mesh.ServiceName]*mesh.ExportedService{reviews: svc}
 		s.VIPs, _ = allocate.Addresses(nil, []mesh.Host{set})
-		for _, r := range Resources(s, mesh.ProxyID{Kind: mesh.Sidecar, Namespace: c.namespace}, Options{})[xds.RouteType] {
+		for _, r := range ResourcesOf(s, mesh.ProxyID{Kind: mesh.Sidecar, Namespace: c.namespace}, Options{})[xds.RouteType] {
 			route := r.Message.(*routev3.RouteConfiguration).VirtualHosts[0].Routes[0].GetRoute()
 			if got := route.GetTimeout().AsDuration(); got != c.want {
 				t.Errorf("%s: timeout %v, want %v: %s", c.name, got, c.want, c.why)
