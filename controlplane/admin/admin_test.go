@@ -30,6 +30,7 @@ import (
 	"isthmus.dev/isthmus/discovery/etcd"
 	"isthmus.dev/isthmus/internal/hint"
 	"isthmus.dev/isthmus/internal/hint/wire"
+	"isthmus.dev/isthmus/internal/pmap"
 	"isthmus.dev/isthmus/mesh"
 )
 
@@ -72,7 +73,7 @@ func shortDir(t *testing.T) string {
 }
 
 func member(namespaces ...string) *world.Snapshot {
-	return &world.Snapshot{Config: &mesh.Config{}, Trust: &mesh.Trust{
+	return &world.Snapshot{Trust: &mesh.Trust{
 		Federation: "demo.isthmus.internal", Self: "east",
 		Members: []mesh.Member{{Name: "east", Region: "eu", Namespaces: namespaces, Authority: true}, {Name: "west", Region: "us", Namespaces: []string{"shop"}}},
 	}}
@@ -267,12 +268,18 @@ func TestRegister(t *testing.T) {
 	if err != nil || len(stored) != 3 || stored[0].Version != stored[2].Version {
 		t.Fatalf("stored %v, %v; want Service, ServiceExport and WorkloadEntry of one transaction", stored, err)
 	}
-	w, ok := etcd.DecodeWorkload(stored[2])
+	value, _ := config.Compile(stored[2].Object())
+	w, ok := value.(*mesh.Workload)
 	if !ok || w.Zone != "eu-a" || w.Labels["app"] != "ratings" || w.ServiceAccount != "ratings" {
 		t.Errorf("workload %+v, %v", w, ok)
 	}
-	if s := etcd.BuildConfig(stored[:2]).Services[mesh.ServiceName{Namespace: "shop", Name: "ratings"}]; s == nil || s.Export == nil || s.Ports[0].Protocol != mesh.HTTP {
-		t.Errorf("service %+v", s)
+	value, _ = config.Compile(stored[0].Object())
+	if s, ok := value.(*mesh.Service); !ok || s.Ports[0].Protocol != mesh.HTTP {
+		t.Errorf("service %+v", value)
+	}
+	value, _ = config.Compile(stored[1].Object())
+	if _, ok := value.(*mesh.Export); !ok {
+		t.Errorf("export %+v", value)
 	}
 	again, err := l.mesh.RegisterWorkload(ctx, &admin.RegisterWorkloadRequest{Namespace: "shop", Name: "ratings-1", TokenOnly: true})
 	if err != nil || string(again.GetToken()) != "token" || l.workload.last() != "sidecar shop ratings ratings-1" {
@@ -283,7 +290,7 @@ func TestRegister(t *testing.T) {
 		t.Errorf("gateway: %v, minted for %s", err, l.workload.last())
 	}
 	alive, name := member("shop"), mesh.WorkloadName{Namespace: "shop", Name: "alive-1"}
-	alive.Workloads = map[mesh.WorkloadName]*mesh.Workload{name: {Name: name, Address: netip.MustParseAddr("10.244.0.99"), Ready: true}}
+	alive.Workloads = pmap.From(map[mesh.WorkloadName]*mesh.Workload{name: {Name: name, Address: netip.MustParseAddr("10.244.0.99"), Ready: true}})
 	l.snapshot.Store(alive)
 	refused := []struct {
 		why, code string
@@ -313,7 +320,7 @@ func TestRegister(t *testing.T) {
 	if _, err := l.store.Get(ctx, mesh.ObjectName{Kind: config.KindWorkloadEntry, Namespace: "shop", Name: "ratings-1"}); !errors.Is(err, config.ErrNotFound) {
 		t.Errorf("deregistered, but: %v", err)
 	}
-	l.snapshot.Store(&world.Snapshot{Config: &mesh.Config{}})
+	l.snapshot.Store(&world.Snapshot{})
 	if _, err := l.mesh.RegisterWorkload(ctx, request(nil)); status.Code(err) != codes.FailedPrecondition || !strings.Contains(hint.Of(err), "cluster join") {
 		t.Errorf("alone: %v", err)
 	}
@@ -360,12 +367,13 @@ func TestExport(t *testing.T) {
 	if err := export(nil); err != nil {
 		t.Fatal(err)
 	}
-	stored, _, err := l.store.List(ctx, config.Query{})
+	stored, err := l.store.Get(ctx, mesh.ObjectName{Kind: config.KindServiceExport, Namespace: "shop", Name: "ratings"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := etcd.BuildConfig(stored).Services[mesh.ServiceName{Namespace: "shop", Name: "ratings"}].Export; got == nil || !cmp.Equal(got.To, []mesh.ClusterName{"north", "west"}) {
-		t.Errorf("exported as %+v", got)
+	value, _ := config.Compile(stored.Object())
+	if got, ok := value.(*mesh.Export); !ok || !cmp.Equal(got.To, []mesh.ClusterName{"north", "west"}) {
+		t.Errorf("exported as %+v", value)
 	}
 	for _, test := range []struct {
 		why, code string
@@ -434,24 +442,29 @@ func TestServices(t *testing.T) {
 	now := time.UnixMilli(100_000)
 	ratings, payroll := mesh.ServiceName{Namespace: "shop", Name: "ratings"}, mesh.ServiceName{Namespace: "shop", Name: "payroll"}
 	foreign, denied := mesh.ServiceName{Namespace: "shop", Name: "foreign"}, mesh.ServiceName{Namespace: "other", Name: "denied"}
-	s := member("shop")
-	s.Config.Services = map[mesh.ServiceName]*mesh.Service{
-		ratings: {Name: ratings, Ports: []mesh.Port{{Name: "http", Number: 8080, Protocol: mesh.HTTP}}, Selector: map[string]string{"app": "ratings"}, Export: &mesh.Export{}},
-		payroll: {Name: payroll, Selector: map[string]string{"app": "payroll"}},
+	pods := []mesh.WorkloadName{{Namespace: "shop", Name: "ratings-1"}, {Namespace: "shop", Name: "ratings-2"}}
+	port := []mesh.Port{{Name: "http", Number: 8080, TargetPort: 8080, Protocol: mesh.HTTP}}
+	object := func(kind string, name mesh.ServiceName, value any) mesh.SetObject {
+		return mesh.SetObject{Name: mesh.ObjectName{Kind: kind, Namespace: name.Namespace, Name: name.Name}, Value: value}
 	}
-	s.Workloads = map[mesh.WorkloadName]*mesh.Workload{}
-	for name, ready := range map[string]bool{"ratings-1": true, "ratings-2": false} {
-		key := mesh.WorkloadName{Namespace: "shop", Name: name}
-		s.Workloads[key] = &mesh.Workload{Name: key, Labels: map[string]string{"app": "ratings"}, Zone: "eu-a", Ready: ready}
+	updates := []mesh.Update{
+		mesh.SetTrust{Trust: member("shop").Trust},
+		object(config.KindService, ratings, &mesh.Service{Name: ratings, Ports: port, Selector: map[string]string{"app": "ratings"}}),
+		object(config.KindServiceExport, ratings, &mesh.Export{}),
+		object(config.KindService, payroll, &mesh.Service{Name: payroll, Selector: map[string]string{"app": "payroll"}}),
+		mesh.SetSlots{Service: ratings, Slots: mesh.Placement{Slots: []mesh.SlotPods{{Pods: pods[:1]}, {Slot: mesh.Slot{Index: 1}, Pods: pods[1:]}}}},
+		mesh.SetVIPs{VIPs: map[mesh.Host]netip.Addr{ratings.ClusterSetHost(): netip.MustParseAddr("240.240.0.9")}},
+		mesh.SetRemote{Cluster: "west", Catalogue: &mesh.Catalogue{Cluster: "west", ReceivedUnixMs: 97_500, Services: map[mesh.ServiceName]*mesh.ExportedService{
+			ratings: {Name: ratings, Ports: port, Slots: []mesh.Slot{{Zone: "us-a", Healthy: 1, Total: 1}, {Index: 1, Zone: "us-a", Healthy: 1, Total: 2}}},
+			payroll: {Name: payroll, Slots: []mesh.Slot{{Zone: "us-a", Healthy: 1, Total: 1}}, To: []mesh.ClusterName{"east", "north"}},
+			foreign: {Name: foreign, To: []mesh.ClusterName{"north"}},
+			denied:  {Name: denied}, // the document granted its namespace once
+		}}},
 	}
-	s.Slots = map[mesh.ServiceName][]mesh.SlotPods{ratings: make([]mesh.SlotPods, 2)}
-	s.VIPs = map[mesh.Host]netip.Addr{ratings.ClusterSetHost(): netip.MustParseAddr("240.240.0.9")}
-	s.Remote = map[mesh.ClusterName]*mesh.Catalogue{"west": {Cluster: "west", ReceivedUnixMs: 97_500, Services: map[mesh.ServiceName]*mesh.ExportedService{
-		ratings: {Name: ratings, Slots: []mesh.Slot{{Zone: "us-a", Healthy: 1, Total: 1}, {Index: 1, Zone: "us-a", Healthy: 1, Total: 2}}},
-		payroll: {Name: payroll, Slots: []mesh.Slot{{Zone: "us-a", Healthy: 1, Total: 1}}, To: []mesh.ClusterName{"east", "north"}},
-		foreign: {Name: foreign, To: []mesh.ClusterName{"north"}},
-		denied:  {Name: denied}, // the document granted its namespace once
-	}}}
+	for i, pod := range pods {
+		updates = append(updates, mesh.SetWorkload{Workload: mesh.Workload{Name: pod, Labels: map[string]string{"app": "ratings"}, Zone: "eu-a", Ready: i == 0}})
+	}
+	s := world.Folded{}.Apply(updates...).Snapshot()
 	want := []*admin.Service{
 		{Name: "payroll", Namespace: "shop", Host: "payroll.shop.svc.cluster.local", Clusters: []*admin.ServiceCluster{{Name: "east"}}},
 		{Name: "payroll", Namespace: "shop", Host: "payroll.shop.svc.clusterset.local", Clusters: []*admin.ServiceCluster{

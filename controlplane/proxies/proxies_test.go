@@ -20,6 +20,7 @@ import (
 	"isthmus.dev/isthmus/api/rpc/workloadrpc"
 	"isthmus.dev/isthmus/api/workload"
 	"isthmus.dev/isthmus/controlplane/world"
+	"isthmus.dev/isthmus/internal/pmap"
 	"isthmus.dev/isthmus/mesh"
 )
 
@@ -42,7 +43,7 @@ func TestMachine(t *testing.T) {
 		return func(m *machine, now time.Time) []mesh.Update { m.ended(now, ratings, id); return nil }
 	}
 	see := func(workloads map[mesh.WorkloadName]*mesh.Workload) step {
-		return func(m *machine, now time.Time) []mesh.Update { return m.published(now, workloads) }
+		return func(m *machine, now time.Time) []mesh.Update { return m.published(now, pmap.From(workloads)) }
 	}
 	type at struct {
 		second float64
@@ -123,14 +124,14 @@ func TestStream(t *testing.T) {
 		defer func() { _ = conn.Close(); server.Stop(); cancel(); running.Wait() }()
 		client := workloadrpc.NewHealthClient(conn)
 		if err := owner.Send(ctx, mesh.SetWorkload{Workload: mesh.Workload{Name: ratings, Ready: true}}, mesh.Synced{Source: mesh.SourceRegistry},
-			mesh.Synced{Source: mesh.SourceRemote}, mesh.Synced{Source: mesh.SourceTrust}); err != nil {
+			mesh.Synced{Source: mesh.SourceRemote}, mesh.Synced{Source: mesh.SourceTrust}, mesh.Synced{Source: mesh.SourceAllocated}); err != nil {
 			t.Fatal(err)
 		}
 		expect := func(why string, after time.Duration, want bool) {
 			t.Helper()
 			time.Sleep(after)
 			synctest.Wait()
-			if got := owner.Snapshot().Workloads[ratings].Ready; got != want {
+			if got := owner.Snapshot().Workloads.At(ratings).Ready; got != want {
 				t.Errorf("%s: ready is %v, want %v", why, got, want)
 			}
 		}

@@ -10,57 +10,47 @@ import (
 	"net/url"
 	"path/filepath"
 	"slices"
+	"strconv"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
-	"google.golang.org/protobuf/types/known/anypb"
 
+	"isthmus.dev/isthmus/controlplane/translate"
+	"isthmus.dev/isthmus/controlplane/world"
+	"isthmus.dev/isthmus/internal/bell"
 	"isthmus.dev/isthmus/mesh"
 	"isthmus.dev/isthmus/xds"
 	"isthmus.dev/isthmus/xds/stream"
 )
 
-// plane is a control plane reduced to what the server needs. Configuration is one cluster whose content is the
-// version of the section Config.
+// plane is a control plane reduced to what the server needs. What its clients ask for is the anchor, whose content is the
+// number of the snapshot.
 type plane struct {
-	t         *testing.T
-	server    *Server
-	snapshot  atomic.Pointer[mesh.Snapshot]
-	watchers  chan chan struct{}
-	generated atomic.Int64
-	conn      *grpc.ClientConn
-	clock     atomic.Int64 // seconds
-	size      int          // bytes of the cluster
-}
-
-func cluster(content string) xds.Resource {
-	return xds.Resource{Name: "c", Version: "v" + content, Body: &anypb.Any{TypeUrl: xds.ClusterType, Value: []byte(content)}}
+	t        *testing.T
+	server   *Server
+	snapshot atomic.Pointer[world.Snapshot]
+	changed  bell.Bell
+	conn     *grpc.ClientConn
+	clock    atomic.Int64 // seconds
+	size     int          // bytes added to the anchor
 }
 
 func newPlane(t *testing.T, change func(*Config)) *plane {
 	t.Helper()
-	p := &plane{t: t, watchers: make(chan chan struct{}, 100)}
-	p.snapshot.Store(&mesh.Snapshot{})
+	p := &plane{t: t}
+	p.snapshot.Store(&world.Snapshot{})
 	cfg := Config{
-		Snapshot: p.snapshot.Load,
-		Watch: func(context.Context) <-chan struct{} {
-			c := make(chan struct{}, 1)
-			p.watchers <- c
-			return c
-		},
-		Generate: func(old xds.State, s *mesh.Snapshot, id mesh.ProxyID) xds.State {
-			p.generated.Add(1)
-			content := string(rune('0'+s.Versions.Config)) + " for " + id.Instance + string(make([]byte, p.size))
-			return old.With(xds.ClusterType, map[string]xds.Resource{"c": cluster(content)})
-		},
+		Snapshot: p.snapshot.Load, Watch: p.changed.Watch,
 		Identify: func(ctx context.Context) (mesh.ProxyID, error) {
 			md, _ := metadata.FromIncomingContext(ctx)
 			if len(md["instance"]) == 0 {
@@ -85,9 +75,11 @@ func newPlane(t *testing.T, change func(*Config)) *plane {
 	}
 	g := grpc.NewServer(grpc.MaxRecvMsgSize(stream.MaxMessage))
 	p.server.Register(g)
-	done := make(chan error, 1)
+	done := make(chan error, 2)
+	ctx, stop := context.WithCancel(context.Background())
+	go func() { done <- p.server.Run(ctx) }()
 	go func() { done <- g.Serve(listener) }()
-	t.Cleanup(func() { g.Stop(); <-done })
+	t.Cleanup(func() { g.Stop(); stop(); <-done; <-done })
 	if p.conn, err = grpc.NewClient("unix:"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(stream.MaxMessage))); err != nil {
 		t.Fatal(err)
@@ -96,21 +88,26 @@ func newPlane(t *testing.T, change func(*Config)) *plane {
 	return p
 }
 
-// publish makes a new snapshot with this version of the configuration and wakes the streams given.
-func (p *plane) publish(version uint64, wake ...chan struct{}) {
-	p.snapshot.Store(&mesh.Snapshot{Ready: true, Trust: &mesh.Trust{}, Versions: mesh.Versions{Config: version}})
-	for _, c := range wake {
-		select {
-		case c <- struct{}{}:
-		default:
-		}
+// publish makes a new snapshot.
+func (p *plane) publish(number int) {
+	trust := &mesh.Trust{Self: "east", Federation: "demo.isthmus.internal", AnchorPEM: append([]byte(strconv.Itoa(number)+" "), make([]byte, p.size)...)}
+	p.snapshot.Store(&world.Snapshot{Ready: true, Trust: trust, Identity: trust})
+	p.changed.Ring()
+}
+
+// anchor asks for the anchor, of which the client may have a version.
+func anchor(has ...string) xds.Request {
+	r := xds.Request{TypeURL: xds.SecretType, Subscribe: []string{translate.AnchorSecret}}
+	for _, version := range has {
+		r.InitialVersions = map[string]string{translate.AnchorSecret: version}
 	}
+	return r
 }
 
 type clientStream = grpc.BidiStreamingClient[discoveryv3.DeltaDiscoveryRequest, discoveryv3.DeltaDiscoveryResponse]
 
-// open starts a stream of that instance and gives its wake channel.
-func (p *plane) open(instance string) (clientStream, chan struct{}, context.CancelFunc) {
+// open starts a stream of that instance.
+func (p *plane) open(instance string) (clientStream, context.CancelFunc) {
 	p.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	p.t.Cleanup(cancel)
@@ -121,16 +118,12 @@ func (p *plane) open(instance string) (clientStream, chan struct{}, context.Canc
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	if instance == "" {
-		return client, nil, cancel
+	if instance != "" {
+		p.eventually(instance+" is connected", func(all []ProxyStatus) bool {
+			return slices.ContainsFunc(all, func(s ProxyStatus) bool { return s.ID.Instance == instance && s.Connected })
+		})
 	}
-	select {
-	case c := <-p.watchers:
-		return client, c, cancel
-	case <-ctx.Done():
-		p.t.Fatal("the stream never watched")
-		return nil, nil, nil
-	}
+	return client, cancel
 }
 
 func (p *plane) say(client clientStream, req xds.Request) {
@@ -140,15 +133,18 @@ func (p *plane) say(client clientStream, req xds.Request) {
 	}
 }
 
-func (p *plane) hear(client clientStream, want string) xds.Response {
+// hear waits for the anchor of a snapshot.
+func (p *plane) hear(client clientStream, want int) xds.Response {
 	p.t.Helper()
 	m, err := client.Recv()
 	if err != nil {
-		p.t.Fatalf("receive: %v (want %s)", err, want)
+		p.t.Fatalf("receive: %v (want %d)", err, want)
 	}
 	r := stream.Response(m)
-	if len(r.Resources) != 1 || string(r.Resources[0].Body.Value) != want {
-		p.t.Fatalf("got %v, want one cluster %q", m, want)
+	var secret tlsv3.Secret
+	if len(r.Resources) != 1 || r.Resources[0].Body.UnmarshalTo(&secret) != nil ||
+		!strings.HasPrefix(string(secret.GetValidationContext().GetTrustedCa().GetInlineBytes()), strconv.Itoa(want)+" ") {
+		p.t.Fatalf("got %v, want one anchor, of snapshot %d", m, want)
 	}
 	return r
 }
@@ -169,72 +165,65 @@ func (p *plane) eventually(why string, ok func([]ProxyStatus) bool) {
 
 func TestServes(t *testing.T) {
 	p := newPlane(t, nil)
-	client, wake, cancel := p.open("a")
-	first := stream.RequestMessage(xds.Request{TypeURL: xds.ClusterType})
+	client, cancel := p.open("a")
+	first := stream.RequestMessage(anchor())
 	first.Node = &corev3.Node{UserAgentVersionType: &corev3.Node_UserAgentVersion{UserAgentVersion: "v1.2.3"}}
 	if err := client.Send(first); err != nil {
 		t.Fatal(err)
 	}
 	p.eventually("connected", func(s []ProxyStatus) bool { return len(s) == 1 && s[0].Connected && s[0].Version == "v1.2.3" })
-	if n := p.generated.Load(); n != 0 {
-		t.Fatalf("generated %d times before there was a state", n)
-	}
-	p.publish(1, wake)
-	r := p.hear(client, "1 for a")
-	p.say(client, xds.Request{TypeURL: xds.ClusterType, Nonce: r.Nonce})
-	synced := func(s []ProxyStatus) bool { return len(s) == 1 && s[0].Type(xds.ClusterType).Synced }
+	p.publish(1)
+	r := p.hear(client, 1)
+	p.say(client, xds.Request{TypeURL: xds.SecretType, Nonce: r.Nonce})
+	synced := func(s []ProxyStatus) bool { return len(s) == 1 && s[0].Type(xds.SecretType).Synced }
 	p.eventually("synced", synced)
 
-	p.publish(2, wake)
-	r = p.hear(client, "2 for a")
-	p.say(client, xds.Request{TypeURL: xds.ClusterType, Nonce: r.Nonce, Nack: "no good"})
+	p.publish(2)
+	r = p.hear(client, 2)
+	p.say(client, xds.Request{TypeURL: xds.SecretType, Nonce: r.Nonce, Nack: "no good"})
 	p.eventually("refusal shown", func(s []ProxyStatus) bool {
-		st := s[0].Type(xds.ClusterType)
-		return !st.Synced && st.Nack == "no good" && st.Acked != st.Version && slices.Equal(st.Refused, []string{"c"})
+		st := s[0].Type(xds.SecretType)
+		return !st.Synced && st.Nack == "no good" && st.Acked != st.Version && slices.Equal(st.Refused, []string{translate.AnchorSecret})
 	})
-	p.publish(3, wake)
-	r = p.hear(client, "3 for a")
-	p.say(client, xds.Request{TypeURL: xds.ClusterType, Nonce: r.Nonce})
+	p.publish(3)
+	r = p.hear(client, 3)
+	p.say(client, xds.Request{TypeURL: xds.SecretType, Nonce: r.Nonce})
 	p.eventually("refusal over", synced)
 
-	before := p.generated.Load()
 	cancel()
 	p.eventually("gone, still shown", func(s []ProxyStatus) bool { return len(s) == 1 && !s[0].Connected })
 	// A client that is current gets nothing: what it gets first is the change made after it came back.
-	client, wake, _ = p.open("a")
-	p.say(client, xds.Request{TypeURL: xds.ClusterType, InitialVersions: map[string]string{"c": "v3 for a"}})
+	client, _ = p.open("a")
+	p.say(client, anchor(r.Resources[0].Version))
 	p.eventually("synced at once", synced)
-	if n := p.generated.Load(); n != before {
-		t.Errorf("generated %d times for an unchanged snapshot", n-before)
-	}
-	p.publish(4, wake)
-	p.hear(client, "4 for a")
+	p.publish(4)
+	p.hear(client, 4)
 }
 
 func TestSlowClientBlocksNobody(t *testing.T) {
 	p := newPlane(t, nil)
 	p.size = 1 << 20 // beyond the stream's window, so that sends block
 	p.publish(1)
-	slow, slowWake, _ := p.open("slow")
-	p.say(slow, xds.Request{TypeURL: xds.ClusterType}) // and never reads
-	fast, wake, _ := p.open("fast")
-	p.say(fast, xds.Request{TypeURL: xds.ClusterType})
-	for v := uint64(1); v < 5; v++ {
-		p.publish(v, wake, slowWake)
+	slow, _ := p.open("slow")
+	p.say(slow, anchor()) // and never reads
+	fast, _ := p.open("fast")
+	p.say(fast, anchor())
+	for v := 1; v < 5; v++ {
+		p.publish(v)
 		m, err := fast.Recv()
 		if err != nil {
 			t.Fatal(err)
 		}
-		p.say(fast, xds.Request{TypeURL: xds.ClusterType, Nonce: m.Nonce})
+		p.say(fast, xds.Request{TypeURL: xds.SecretType, Nonce: m.Nonce})
 		p.eventually("the fast client is synced", func(s []ProxyStatus) bool {
-			return len(s) == 2 && s[0].ID.Instance == "fast" && s[0].Type(xds.ClusterType).Synced
+			return len(s) == 2 && s[0].ID.Instance == "fast" && s[0].Type(xds.SecretType).Synced
 		})
 	}
 }
 
 func TestRefusals(t *testing.T) {
 	p := newPlane(t, func(c *Config) { c.MaxStreams = 1 })
-	stranger, _, _ := p.open("")
+	stranger, _ := p.open("")
 	if _, err := stranger.Recv(); status.Code(err) != codes.Unauthenticated {
 		t.Errorf("a client without identity: %v", err)
 	}
@@ -271,12 +260,12 @@ func TestIdentityEnds(t *testing.T) {
 			return identify(ctx)
 		}
 	})
-	client, wake, _ := p.open("a")
-	p.say(client, xds.Request{TypeURL: xds.ClusterType})
-	p.publish(1, wake)
-	p.hear(client, "1 for a")
+	client, _ := p.open("a")
+	p.say(client, anchor())
+	p.publish(1)
+	p.hear(client, 1)
 	renamed.Store(true)
-	p.publish(2, wake)
+	p.publish(2)
 	if m, err := client.Recv(); status.Code(err) != codes.Unauthenticated {
 		t.Errorf("a proxy of the former name got %v, %v", m, err)
 	}
@@ -285,7 +274,7 @@ func TestIdentityEnds(t *testing.T) {
 func TestGoneProxiesAreForgotten(t *testing.T) {
 	p := newPlane(t, func(c *Config) { c.MaxGone, c.KeepGone = 2, time.Minute })
 	for i, name := range []string{"a", "b", "c"} {
-		_, _, cancel := p.open(name)
+		_, cancel := p.open(name)
 		p.clock.Store(int64(i))
 		cancel()
 		p.eventually(name+" gone", func(s []ProxyStatus) bool {
