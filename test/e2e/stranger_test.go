@@ -71,6 +71,9 @@ func play(role string, args []string) error {
 	case "flood":
 		return playFlood(args)
 	}
+	if strings.HasPrefix(role, "odd-") {
+		return playOdd(role, args)
+	}
 	return playHabit(role, args)
 }
 
