@@ -50,4 +50,13 @@ func TestProxiesOutliveTheControlPlane(t *testing.T) {
 		}
 		return ""
 	})
+	// So does one that only calls: all that it knows is on its disk.
+	d.fault(t, "kill", "west/caller-us-a/sidecar")
+	d.fault(t, "restore", "west/caller-us-a/sidecar")
+	eventually(t, 30*time.Second, func() string {
+		if got := d.call(t, "west", "ratings"+domain, "--count", "10"); got.Failed != 0 {
+			return got.String()
+		}
+		return ""
+	})
 }

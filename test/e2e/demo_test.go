@@ -167,6 +167,7 @@ type calls struct {
 	ByZone      map[string]int `json:"byZone"`
 	ByInstance  map[string]int `json:"byInstance"`
 	ByVersion   map[string]int `json:"byVersion"`
+	P50Ms       float64        `json:"p50Ms"`
 	MaxMs       float64        `json:"maxMs"`
 	Seconds     float64        `json:"seconds"`
 	FirstError  *string        `json:"firstError"`

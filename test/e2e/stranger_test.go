@@ -71,7 +71,10 @@ func play(role string, args []string) error {
 	case "flood":
 		return playFlood(args)
 	}
-	return fmt.Errorf("no role %q", role)
+	if strings.HasPrefix(role, "odd-") {
+		return playOdd(role, args)
+	}
+	return playHabit(role, args)
 }
 
 // once runs a program to its end inside a cluster.

@@ -33,6 +33,7 @@ func TestWire(t *testing.T) {
 	t.Run("envoys count what callers count", func(t *testing.T) { envoysCount(t, d) })
 	t.Run("nothing in clear on the link", func(t *testing.T) { nothingInClear(t, d) })
 	t.Run("a rule written in west reaches east", func(t *testing.T) { ruleCrosses(t, d) })
+	t.Run("time-outs and tries", func(t *testing.T) { timeoutsAndTries(t, d) })
 }
 
 // nothingInClear calls across with a text of its own and looks for it where it must be, in the pod of the server, and
