@@ -66,6 +66,10 @@ race: ## the concurrent packages under the race detector (needs a C compiler)
 		echo 'race: hint: install gcc' >&2; exit 1; }
 	CGO_ENABLED=1 go test -race $(RACE)
 
+.PHONY: fuzz
+fuzz: ## every parser of foreign bytes with 20,000 inputs each (FUZZ_INPUTS)
+	@hack/fuzz.sh
+
 .PHONY: e2e
 e2e: build ## end-to-end tests: whole clusters with real Envoy
 	go test ./test/e2e/... -count=1 -timeout 30m

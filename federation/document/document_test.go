@@ -293,6 +293,7 @@ func FuzzDocument(f *testing.F) {
 		data, err := proto.Marshal(wire)
 		must(f, err)
 		f.Add(data)
+		f.Add(append(data, make([]byte, document.MaxBytes-len(data))...))
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
 		wire, err := document.Unmarshal(data)
