@@ -16,7 +16,7 @@ LDFLAGS := -w -X isthmus.dev/isthmus/internal/version.version=$(VERSION) -X isth
 
 # What runs concurrently with shared state; these are tested under the race detector as well.
 RACE := ./controlplane/world/... ./controlplane/xdsserver/... ./controlplane/proxies/... ./xds/... ./federation/streams/... ./federation/peers/... \
-	./federation/gossip/... ./proxy/agent/...
+	./federation/gossip/... ./federation/tunnel/... ./proxy/agent/...
 UNIT = $(shell go list ./... | grep -v -e /test/e2e -e /test/bench)
 
 .PHONY: help
