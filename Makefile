@@ -16,7 +16,7 @@ LDFLAGS := -w -X isthmus.dev/isthmus/internal/version.version=$(VERSION) -X isth
 
 # What runs concurrently with shared state; these are tested under the race detector as well.
 RACE := ./controlplane/world/... ./controlplane/xdsserver/... ./controlplane/proxies/... ./xds/... ./federation/streams/... ./federation/peers/... \
-	./federation/gossip/... ./proxy/agent/...
+	./federation/gossip/... ./federation/tunnel/... ./proxy/agent/...
 UNIT = $(shell go list ./... | grep -v -e /test/e2e -e /test/bench)
 
 .PHONY: help
@@ -65,6 +65,10 @@ race: ## the concurrent packages under the race detector (needs a C compiler)
 	@CGO_ENABLED=1 go env CC | { read -r cc rest; command -v "$$cc" >/dev/null; } || { echo 'race: error: no C compiler, Go needs one for its race detector' >&2; \
 		echo 'race: hint: install gcc' >&2; exit 1; }
 	CGO_ENABLED=1 go test -race $(RACE)
+
+.PHONY: fuzz
+fuzz: ## every parser of foreign bytes with 20,000 inputs each (FUZZ_INPUTS)
+	@hack/fuzz.sh
 
 .PHONY: e2e
 e2e: build ## end-to-end tests: whole clusters with real Envoy

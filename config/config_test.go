@@ -125,6 +125,7 @@ func FuzzDecode(f *testing.F) {
 	f.Add([]byte("apiVersion: networking.istio.io/v1\nkind: WorkloadEntry\nmetadata: {name: a, annotations: {isthmus.dev/proxy: sidecar}}\nspec: {address: 10.0.0.1, locality: a/b}\n"))
 	f.Add([]byte("a: &a\n  b: *a\n---\n<<: {}\n"))
 	f.Add([]byte(`{"apiVersion":"multicluster.x-k8s.io/v1beta1","kind":"ServiceExport","metadata":{"name":"a","annotations":{"isthmus.dev/export-to":"b"}}}`))
+	f.Add([]byte("apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec:\n  ports:\n" + strings.Repeat("  - {port: 80, name: http}\n", 300)))
 	f.Fuzz(func(t *testing.T, in []byte) {
 		objects, _ := Decode([]File{{Name: "fuzz", Data: in}}, "")
 		built := build(objects)
@@ -172,4 +173,22 @@ func build(objects []Object) built {
 	slices.SortFunc(out.VirtualServices, func(a, b *mesh.VirtualService) int { return strings.Compare(a.Object.String(), b.Object.String()) })
 	slices.SortFunc(out.DestinationRules, func(a, b *mesh.DestinationRule) int { return strings.Compare(a.Object.String(), b.Object.String()) })
 	return out
+}
+
+// FuzzProducer: no rule that another cluster sends along with an export panics.
+func FuzzProducer(f *testing.F) {
+	rule := func(routes int) []byte {
+		route := `{"match":[{"uri":{"prefix":"/a"}}],"route":[{"destination":{"host":"a.shop.svc.clusterset.local","subset":"v1"},"weight":100}],"timeout":"1s","retries":{"attempts":3}}`
+		return []byte(`{"apiVersion":"networking.istio.io/v1","kind":"VirtualService","metadata":{"name":"a","namespace":"shop"},"spec":{"hosts":["a.shop.svc.clusterset.local"],"http":[` +
+			strings.Repeat(route+",", routes) + route + `]}}`)
+	}
+	f.Add(rule(0), []byte(`{"apiVersion":"networking.istio.io/v1","kind":"DestinationRule","metadata":{"name":"a","namespace":"shop"},"spec":{"host":"a.shop.svc.clusterset.local","subsets":[{"name":"v1","labels":{"version":"v1"}}]}}`))
+	f.Add(rule(300), []byte("{}")) // the most bytes a rule may have
+	f.Fuzz(func(t *testing.T, virtualService, destinationRule []byte) {
+		svc := &mesh.ExportedService{
+			Name: mesh.ServiceName{Namespace: "shop", Name: "a"}, Ports: []mesh.Port{{Name: "http", Number: 80, Protocol: mesh.HTTP}},
+			VirtualServices: [][]byte{virtualService}, DestinationRules: [][]byte{destinationRule},
+		}
+		Producer("west", svc)
+	})
 }

@@ -63,7 +63,7 @@ func TestRegistryFails(t *testing.T) {
 	registry := &failing{watch: config.ErrCompacted, commit: raced}
 	c := Config{
 		Registry: registry, Workloads: &fakeWorkloads{},
-		Snapshot: func() *mesh.Snapshot { return member("shop") },
+		Snapshot: func() *world.Snapshot { return member("shop") },
 	}
 	objects, server, ctx := &objects{config: c}, &meshServer{config: c}, t.Context()
 	watch := &events{ctx: ctx}

@@ -94,18 +94,6 @@ func Leave(prev *Sealed, key Key, name mesh.ClusterName, until, now time.Time) (
 	return sign(d, []Key{key})
 }
 
-// Rekey records the key of a member's new intermediate.
-func Rekey(prev *Sealed, key Key, name mesh.ClusterName, intermediate [32]byte, now time.Time) (*Sealed, error) {
-	d := next(prev, now)
-	for i := range d.Members {
-		if d.Members[i].Name == name {
-			d.Members[i].IntermediateKey = intermediate
-			return sign(d, []Key{key})
-		}
-	}
-	return nil, fmt.Errorf("record intermediate of cluster %q: %w", name, ErrUnknown)
-}
-
 // Publish adds a root that is trusted and does not sign yet: the first step of a rotation. Both keys sign.
 func Publish(prev *Sealed, key, added Key, now time.Time) (*Sealed, error) {
 	d := next(prev, now)

@@ -5,7 +5,10 @@ import (
 	"crypto"
 	"crypto/x509"
 	"log/slog"
+	"sync"
+	"time"
 
+	"golang.org/x/time/rate"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -17,9 +20,15 @@ import (
 	"isthmus.dev/isthmus/trust/ca"
 )
 
+// Renewals of one member: an honest one asks each hour at most, and once in 30 days if it is answered.
+const (
+	renewEvery  = 10 * time.Minute
+	renewAtOnce = 5
+)
+
 // Registrar keeps the register of members. It is the authority.
 type Registrar interface {
-	// Renew certifies the key of a member anew: intermediate, then root.
+	// Renew certifies the key of a member, which has to stay the same, anew: intermediate, then root.
 	Renew(context.Context, mesh.ClusterName, crypto.PublicKey) ([]*x509.Certificate, error)
 	// Leave ends a membership.
 	Leave(context.Context, mesh.ClusterName) error
@@ -39,6 +48,10 @@ type MemberServiceConfig struct {
 type MemberService struct {
 	joinrpc.UnimplementedMembershipServer
 	config MemberServiceConfig
+
+	mu sync.Mutex // guards renewals
+	// renewals limit those of each member there ever was.
+	renewals map[mesh.ClusterName]*rate.Limiter
 }
 
 // NewMemberService makes the service; the gRPC server it is registered with has to hand credentials.TLSInfo to its
@@ -47,7 +60,7 @@ func NewMemberService(c MemberServiceConfig) *MemberService {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
-	return &MemberService{config: c}
+	return &MemberService{config: c, renewals: map[mesh.ClusterName]*rate.Limiter{}}
 }
 
 // caller is the member at the other end, by its certificate alone.
@@ -71,11 +84,24 @@ func (m *MemberService) caller(ctx context.Context) (mesh.ClusterName, Registrar
 	return cluster, registrar, nil
 }
 
+// mayRenew counts a renewal.
+func (m *MemberService) mayRenew(c mesh.ClusterName) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.renewals[c] == nil {
+		m.renewals[c] = rate.NewLimiter(rate.Every(renewEvery), renewAtOnce)
+	}
+	return m.renewals[c].Allow()
+}
+
 // Renew implements joinrpc.MembershipServer.
 func (m *MemberService) Renew(ctx context.Context, r *pb.RenewRequest) (*pb.RenewResponse, error) {
 	cluster, registrar, err := m.caller(ctx)
 	if err != nil {
 		return nil, err
+	}
+	if !m.mayRenew(cluster) {
+		return nil, status.Errorf(codes.ResourceExhausted, "cluster %q renews its intermediate too often; try again in %v", cluster, renewEvery)
 	}
 	key, err := ca.CheckRequest(r.GetCsr())
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto"
 	"errors"
+	"fmt"
 	"net"
 	"strings"
 	"testing"
@@ -137,6 +138,11 @@ func FuzzDecode(f *testing.F) {
 	f.Add(whole)
 	f.Add(whole[:len(whole)-3])
 	f.Add("isth1..")
+	f.Add(encode(f, func(tok *pb.Token) {
+		for i := range 300 {
+			tok.Namespaces = append(tok.Namespaces, fmt.Sprintf("namespace-%030d", i))
+		}
+	}))
 	f.Fuzz(func(t *testing.T, s string) {
 		tok, err := join.Decode(s)
 		if err != nil {

@@ -162,14 +162,13 @@ func (a *Authority) certify(c mesh.ClusterName, f mesh.FederationName, key crypt
 	return []*x509.Certificate{cert, a.root.Certificate}, nil
 }
 
-// Renew implements join.Registrar. A new key is recorded in the document.
+// Renew implements join.Registrar. It certifies the key that the document names, and no other: the request then proves
+// that the member holds the key of its intermediate, which lives 90 days, and not only that of a leaf; nobody's anchors
+// or documents change, so a member can neither push out the documents that others need to catch up nor have two
+// intermediates. A new key is for a new membership.
 func (a *Authority) Renew(_ context.Context, c mesh.ClusterName, key crypto.PublicKey) ([]*x509.Certificate, error) {
 	a.m.mu.Lock()
 	defer a.m.mu.Unlock()
-	return a.renew(c, key)
-}
-
-func (a *Authority) renew(c mesh.ClusterName, key crypto.PublicKey) ([]*x509.Certificate, error) {
 	d := a.m.roster.Current()
 	if d == nil {
 		return nil, alone()
@@ -183,12 +182,8 @@ func (a *Authority) renew(c mesh.ClusterName, key crypto.PublicKey) ([]*x509.Cer
 		return nil, err
 	}
 	if member.IntermediateKey != hash {
-		err := a.change(func(prev *document.Sealed, k document.Key) (*document.Sealed, error) {
-			return document.Rekey(prev, k, c, hash, a.m.now())
-		})
-		if err != nil {
-			return nil, err
-		}
+		err := fmt.Errorf("renew intermediate of cluster %q: federation document %s has another key for it", c, d.Version)
+		return nil, hint.Code(hint.Wrapf(err, "renewal keeps the key; for another one, let the cluster leave and join again under another name: isthmus --cluster %s cluster leave", c), "other_key")
 	}
 	return a.certify(c, d.Federation, key)
 }

@@ -218,7 +218,11 @@ func (m *Membership) present() (*derived, error) {
 	if err != nil {
 		return nil, fmt.Errorf("verify with the anchors of document %d.%d: %w", trust.Term, trust.Seq, err)
 	}
-	d := &derived{document: doc, trust: trust, verifier: v}
+	keys := map[mesh.TrustDomain][32]byte{}
+	for _, member := range doc.Members {
+		keys[mesh.TrustDomainOf(member.Name, doc.Federation)] = member.IntermediateKey
+	}
+	d := &derived{document: doc, trust: trust, verifier: v.Believing(keys)}
 	if trust.Term == doc.Version.Term && trust.Seq == doc.Version.Seq { // else a newer one came in between
 		m.derived.Store(d)
 	}

@@ -2,11 +2,14 @@ package membership_test
 
 import (
 	"context"
+	"crypto"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"net"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -227,19 +230,88 @@ func TestRenew(t *testing.T) {
 	if got := f.open(dir).Issuer().Certificate; !got.Equal(renewed) {
 		t.Error("the renewed intermediate is not on disk")
 	}
-	// A new key goes into the document.
-	key, err := ca.NewKey()
-	must(t, err)
-	csr, err := ca.RequestFor(key)
-	must(t, err)
-	if _, err := client.Renew(t.Context(), &pb.RenewRequest{Csr: csr}); err != nil {
-		t.Errorf("renewal with a new key: %v", err)
-	}
-	if f.east.Trust().Seq != seq+1 {
-		t.Errorf("document %d, want %d", f.east.Trust().Seq, seq+1)
-	}
 	if _, err := client.Renew(t.Context(), &pb.RenewRequest{Csr: []byte("x")}); status.Code(err) != codes.InvalidArgument {
 		t.Errorf("junk as a request: %v", err)
+	}
+}
+
+// TestRenewalsAreBounded: a member can neither have another key certified, which would prove less than it renews and make
+// a document for everybody each time, nor keep the authority signing.
+func TestRenewalsAreBounded(t *testing.T) {
+	f := found(t)
+	west, north := f.join("west", t.TempDir()), f.join("north", t.TempDir())
+	seq := f.east.Trust().Seq
+	key, err := ca.NewKey()
+	must(t, err)
+	renew := func(m *membership.Membership, key crypto.Signer) error {
+		csr, err := ca.RequestFor(key)
+		must(t, err)
+		_, err = f.client(m).Renew(t.Context(), &pb.RenewRequest{Csr: csr})
+		return err
+	}
+	if err := renew(west, key); status.Code(err) != codes.FailedPrecondition || !strings.Contains(err.Error(), "another key") {
+		t.Errorf("renewal with a new key: %v, want refused", err)
+	}
+	limited := 0
+	for range 30 {
+		if err := renew(west, west.Issuer().Signer); status.Code(err) == codes.ResourceExhausted {
+			limited++
+		} else if err != nil {
+			t.Errorf("renewal: %v", err)
+		}
+	}
+	if limited < 20 {
+		t.Errorf("%d of 30 renewals in a row were held back, want most", limited)
+	}
+	if err := renew(north, north.Issuer().Signer); err != nil {
+		t.Errorf("another member meanwhile: %v", err)
+	}
+	if got := f.east.Trust().Seq; got != seq {
+		t.Errorf("renewals led from document %d to %d", seq, got)
+	}
+}
+
+// TestOnlyThePresentIntermediate: one that the root signed for a member's name, with another key than the document has,
+// is believed by nobody.
+func TestOnlyThePresentIntermediate(t *testing.T) {
+	dir := t.TempDir()
+	m, err := membership.Open(membership.Config{Dir: dir})
+	must(t, err)
+	_, err = m.Found(membership.FoundRequest{Cluster: "east", Federation: "fed.test"})
+	must(t, err)
+	key, err := ca.NewKey()
+	must(t, err)
+	admitted, err := m.Authority().Admit(t.Context(), join.Admission{Cluster: "west", Key: key.Public()})
+	must(t, err)
+	secrets, err := store.Open(filepath.Join(dir, "trust"))
+	must(t, err)
+	rootKey, err := secrets.ReadKey("root.key")
+	must(t, err)
+	root := &ca.Issuer{Certificate: admitted.Chain[1], Signer: rootKey}
+	stolen, err := ca.NewKey()
+	must(t, err)
+	superseded, err := root.NewIntermediate("west.fed.test", stolen.Public(), time.Now())
+	must(t, err)
+	for _, tt := range []struct {
+		reason       string
+		intermediate *x509.Certificate
+		key          crypto.Signer
+		ok           bool
+	}{
+		{"the present one", admitted.Chain[0], key, true},
+		{"another one of the same name", superseded, stolen, false},
+	} {
+		leafKey, err := ca.NewKey()
+		must(t, err)
+		request, err := ca.SystemLeaf("west.fed.test", mesh.PathFederation, leafKey.Public())
+		must(t, err)
+		leaf, err := (&ca.Issuer{Certificate: tt.intermediate, Chain: []*x509.Certificate{tt.intermediate}, Signer: tt.key}).NewLeaf(request, time.Now())
+		must(t, err)
+		// With both in the chain, the one that signed decides.
+		_, err = m.Verifier().Verify([]*x509.Certificate{leaf, tt.intermediate, admitted.Chain[0]}, anchor.Client)
+		if (err == nil) != tt.ok || err != nil && !strings.Contains(err.Error(), "not the present one") {
+			t.Errorf("%s: %v, want accepted %v", tt.reason, err, tt.ok)
+		}
 	}
 }
 

@@ -92,6 +92,7 @@ func FuzzDecodeCache(f *testing.F) {
 	_, data := cached(f)
 	f.Add(data)
 	f.Add([]byte(cacheMagic))
+	f.Add(append(data, make([]byte, 1<<20)...))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		state, err := decodeCache(data)
 		if err != nil {

@@ -194,6 +194,7 @@ func FuzzReply(f *testing.F) {
 		f.Add(packet)
 	}
 	f.Add([]byte{})
+	f.Add(append([]byte{0, 1, 1, 0, 0, 1, 0xff, 0xff, 0, 0, 0, 0}, make([]byte, wire.MaxMsgSize-12)...))
 	full, _ := newTable("shop", addresses())
 	f.Fuzz(func(t *testing.T, packet []byte) {
 		query := new(wire.Msg)

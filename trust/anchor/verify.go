@@ -4,6 +4,7 @@ import (
 	"crypto/x509"
 	"encoding/asn1"
 	"fmt"
+	"slices"
 	"time"
 
 	"isthmus.dev/isthmus/mesh"
@@ -27,7 +28,9 @@ const (
 type Verifier struct {
 	pool  *x509.CertPool
 	hosts map[mesh.TrustDomain]bool
-	now   func() time.Time
+	// keys are the hashes of the members' intermediate keys; nil: any that chains to an anchor.
+	keys map[mesh.TrustDomain][32]byte
+	now  func() time.Time
 }
 
 // Peer is a verified certificate.
@@ -54,6 +57,15 @@ func NewVerifier(anchorPEM []byte, now func() time.Time) (*Verifier, error) {
 		}
 	}
 	return v, nil
+}
+
+// Believing is v for who knows the key of each member's present intermediate (ca.KeyHash): a certificate has to come from
+// that one. An intermediate that was superseded, because it was stolen perhaps, verifies against every anchor until it
+// ends.
+func (v *Verifier) Believing(keys map[mesh.TrustDomain][32]byte) *Verifier {
+	with := *v
+	with.keys = keys
+	return &with
 }
 
 // Verify verifies a chain, leaf first. The leaf has to chain to an anchor, be no CA, be meant for usage, have a key of
@@ -85,7 +97,7 @@ func (v *Verifier) Verify(chain []*x509.Certificate, usage Usage) (Peer, error) 
 	for _, c := range chain[1:] {
 		between.AddCert(c)
 	}
-	_, err = leaf.Verify(x509.VerifyOptions{
+	paths, err := leaf.Verify(x509.VerifyOptions{
 		Roots:         v.pool,
 		Intermediates: between,
 		CurrentTime:   v.now(),
@@ -94,7 +106,21 @@ func (v *Verifier) Verify(chain []*x509.Certificate, usage Usage) (Peer, error) 
 	if err != nil {
 		return Peer{}, fmt.Errorf("verify certificate of %s: %w", id, ca.ExplainClock(err, v.now()))
 	}
+	if v.keys != nil && !slices.ContainsFunc(paths, func(path []*x509.Certificate) bool { return passes(path, v.keys[id.TrustDomain]) }) {
+		return Peer{}, fmt.Errorf("verify certificate of %s: its intermediate is not the present one of %q", id, id.TrustDomain)
+	}
 	return Peer{ID: id, Certificate: leaf}, nil
+}
+
+// passes tells whether a certificate between leaf and anchor has that key. Which of them does not matter: those above
+// have certified it, those below were certified by it.
+func passes(path []*x509.Certificate, key [32]byte) bool {
+	for _, c := range path[1 : len(path)-1] {
+		if hash, err := ca.KeyHash(c.PublicKey); err == nil && hash == key {
+			return true
+		}
+	}
+	return false
 }
 
 // VerifyDER is Verify of a chain as it travels in messages.

@@ -166,6 +166,7 @@ func FuzzCheckRequest(f *testing.F) {
 	der, _ := ca.RequestFor(k)
 	f.Add(der)
 	f.Add([]byte{})
+	f.Add(append(der, make([]byte, 64<<10)...))
 	f.Fuzz(func(t *testing.T, der []byte) {
 		if pub, err := ca.CheckRequest(der); err == nil && ca.CheckKey(pub) != nil {
 			t.Errorf("request %x: key of a refused kind was accepted", der)
