@@ -134,7 +134,7 @@ func TestChecks(t *testing.T) {
 		want   Status
 		text   string
 	}{
-		{"exported", checkExports(catalog.From(exporting())), OK, "1 services are exported"},
+		{"exported", checkExports(catalog.From(exporting())), OK, "exported services: 1"},
 		{"not granted", checkExports(catalog.From(refused)), Warn, "Service shop/reviews"},
 		{"streams up", checkStreams([]streams.PeerStatus{{Cluster: "east", Connected: true}}), OK, ""},
 		{"a stream down", checkStreams([]streams.PeerStatus{{Cluster: "east", LastError: "refused"}}), Warn, `no stream from cluster "east": refused`},
