@@ -224,6 +224,55 @@ func TestTenThousand(t *testing.T) {
 	}
 }
 
+// TestBothSidesReckonAlike: an importer uses what was announced, slot by slot, and has a warning for each that has less
+// slots than pods.
+func TestBothSidesReckonAlike(t *testing.T) {
+	w := newWorld(t)
+	rapid.Check(t, func(t *rapid.T) {
+		subsets, v := map[mesh.ServiceName][]mesh.Subset{}, View{Trust: trustOf("shop")}
+		for i := range rapid.IntRange(1, 60).Draw(t, "services") {
+			name := named("shop", fmt.Sprintf("s%02d", i))
+			many := rapid.SampledFrom([]int{1, 2, 40, 64}).Draw(t, "ports and slots")
+			s, b := &mesh.Service{Name: name, Export: &mesh.Export{}}, &mesh.Backends{Service: name}
+			for n := range many {
+				s.Ports = append(s.Ports, mesh.Port{Name: fmt.Sprintf("p%d", n), Number: uint32(n + 1), Protocol: mesh.TCP})
+				b.Slots = append(b.Slots, mesh.SlotPods{Slot: drawSlot(t, uint32(n), 1)})
+			}
+			subsets[name] = drawSubsets(t)
+			v.Services, v.Backends = put(v.Services, name, s), put(v.Backends, name, b)
+			v.Rules = put(v.Rules, name.LocalHost(), &mesh.HostRules{DestinationRules: []*mesh.DestinationRule{
+				{Object: mesh.ObjectName{Namespace: "shop"}, Subsets: subsets[name], Source: []byte("{}")},
+			}})
+		}
+		from := w.from
+		from.Producer = func(_ mesh.ClusterName, s *mesh.ExportedService) *mesh.ProducerRules {
+			return &mesh.ProducerRules{DestinationRules: []*mesh.DestinationRule{{Subsets: subsets[s.Name]}}}
+		}
+		e := From(v)
+		signed, err := Sign(w.draft(1, 1), e, w.signer)
+		if err != nil {
+			t.Fatal(err)
+		}
+		h, err := Verify(signed.Wire(), from, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		total, reduced := 0, 0
+		for _, s := range e.Services() {
+			used := h.Catalogue.Services[s.Name]
+			if used == nil || !cmp.Equal(used.Slots, s.Slots) {
+				t.Fatalf("%s is announced with %v and used as %+v", s.Name, s.Slots, used)
+			}
+			if total += cost(s, west, subsets[s.Name]).Full; s.Reduced {
+				reduced++
+			}
+		}
+		if total > Products || len(h.Catalogue.Services) != len(e.Services()) || len(h.Findings) != reduced {
+			t.Fatalf("%d services of %d are used with %d findings, %d are reduced; they come to %d", len(h.Catalogue.Services), len(e.Services()), len(h.Findings), reduced, total)
+		}
+	})
+}
+
 func TestReckon(t *testing.T) {
 	name, pods := named("shop", "new"), &mesh.Backends{Service: named("shop", "new")}
 	for range 10 {
@@ -233,14 +282,16 @@ func TestReckon(t *testing.T) {
 		v.Services, v.Backends = put(v.Services, name, local("shop", "new", export)), put(v.Backends, name, pods)
 		return v
 	}
-	full := exporting(MaxServices, 10)
+	full := exporting(5_000, 20)
 	tests := []struct {
 		reason string
 		view   View
 		want   []string
 	}{
 		{"there is room", add(exporting(9_000, 10), nil), nil},
-		{"no more room: two give 9 each", add(full, nil), []string{"export_reduced Service shop/new", "export_reduced Service shop/s00000"}},
+		{"no more room: the first of the largest makes some", add(full, nil), []string{"export_reduced Service shop/s00000"}},
+		{"not granted", add(View{Trust: trustOf("bank")}, nil), []string{"export_not_granted Service shop/new"}},
+		{"one more than there may be", add(exporting(MaxServices, 1), nil), []string{"export_too_many Service shop/s09999"}},
 		{"exported already", add(full, &mesh.Export{}), nil},
 		{"in no federation", View{Services: add(full, nil).Services}, nil},
 		{"a service that is not there", View{Trust: full.Trust, Services: pmap.Map[mesh.ServiceName, mesh.Service]{}}, nil},

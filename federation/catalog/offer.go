@@ -97,34 +97,29 @@ func rulesOf(name mesh.ServiceName, v View) mesh.HostRules {
 	return out
 }
 
-// Reckon says what exporting one more service would come to, before it is done: a warning for each service that would be
-// reduced, an error for each that would be left out, as [Judge] sees it. Nothing if the service has an export already.
+// Reckon says what exporting one more service would come to, before it is done: what would be found then that is not
+// found now, of that service or of others. Nothing if the service has an export already. V is the view that e was made
+// from.
 func (e Exports) Reckon(v View, name mesh.ServiceName) []mesh.Finding {
-	self, service := selfOf(v.Trust), v.Services.At(name)
-	if self == nil || service == nil || service.Export != nil {
+	service := v.Services.At(name)
+	if service == nil || service.Export != nil {
 		return nil
 	}
-	with := *service
-	with.Export = &mesh.Export{}
-	v.Services = v.Services.With(map[mesh.ServiceName]*mesh.Service{name: &with})
+	exported := *service
+	exported.Export = &mesh.Export{}
+	with := v
+	with.Services = v.Services.With(map[mesh.ServiceName]*mesh.Service{name: &exported})
 	if b := v.Backends.At(name); b != nil && len(b.Slots) == 0 {
 		// Slots are given out once the service is exported: one a pod.
 		slots := *b
 		for i := range min(len(b.Instances), MaxSlots) {
 			slots.Slots = append(slots.Slots, mesh.SlotPods{Slot: mesh.Slot{Index: uint32(i), Healthy: 1, Total: 1, Labels: b.Instances[i].Labels}})
 		}
-		v.Backends = v.Backends.With(map[mesh.ServiceName]*mesh.Backends{name: &slots})
+		with.Backends = v.Backends.With(map[mesh.ServiceName]*mesh.Backends{name: &slots})
 	}
-	offers := merge(e.offers, map[mesh.ServiceName]*offer{name: offerOf(self, name, v)})
-	before := map[mesh.ServiceName]Verdict{}
-	for i, o := range e.offers {
-		before[o.name] = e.made[i].verdict
+	found := map[mesh.Finding]bool{}
+	for _, f := range e.findings {
+		found[f] = true
 	}
-	var out []mesh.Finding
-	for i, verdict := range judgeOffers(offers) {
-		if o := offers[i]; verdict > before[o.name] {
-			out = append(out, overBudget("export", o.cost, verdict, self.Name))
-		}
-	}
-	return out
+	return slices.DeleteFunc(slices.Clone(e.Step(v, with).findings), func(f mesh.Finding) bool { return found[f] })
 }

@@ -36,7 +36,7 @@ func (c *Core) Checks() []Check {
 // checkExports is about this cluster's own catalogue.
 func checkExports(e catalog.Exports) Check {
 	findings := e.Findings()
-	check := Check{ID: "exports", Status: OK, Message: fmt.Sprintf("%d services are exported", len(e.Services()))}
+	check := Check{ID: "exports", Status: OK, Message: fmt.Sprintf("exported services: %d", len(e.Services()))}
 	if len(findings) > 0 {
 		first := gravest(findings)
 		check.Status, check.Hint = Warn, first.Fix

@@ -5,6 +5,7 @@ import (
 	"crypto"
 	"errors"
 	"log/slog"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -42,13 +43,16 @@ func exporting() catalog.View {
 func TestExporter(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ca := testca.New(t)
-		leaf := ca.Leaf("west", mesh.PathCatalog)
+		var signer atomic.Pointer[catalog.Signer]
+		renew := func() {
+			leaf := ca.Leaf("west", mesh.PathCatalog)
+			signer.Store(&catalog.Signer{Key: leaf.PrivateKey.(crypto.Signer), Chain: leaf.Certificate})
+		}
+		renew()
 		trust := west
 		publisher, err := streams.NewPublisher(streams.PublisherConfig{
 			Dir: t.TempDir(), Trust: func() *mesh.Trust { return trust }, Verifier: func() *anchor.Verifier { return ca.Verifier("west") },
-			Signer: func() (catalog.Signer, error) {
-				return catalog.Signer{Key: leaf.PrivateKey.(crypto.Signer), Chain: leaf.Certificate}, nil
-			},
+			Signer:   func() (catalog.Signer, error) { return *signer.Load(), nil },
 			Document: func() streams.DocumentVersion { return streams.DocumentVersion{} }, ChainAfter: func(streams.DocumentVersion) []*docpb.Signed { return nil },
 		})
 		if err != nil {
@@ -84,7 +88,7 @@ func TestExporter(t *testing.T) {
 		if s := x.exports().Services(); len(s) != 1 || !s[0].Served || len(s[0].Identities) != 1 {
 			t.Errorf("without pods it announces %+v, want that it was served, and by whom", s)
 		}
-		leaf = ca.Leaf("west", mesh.PathCatalog)
+		renew()
 		time.Sleep(resignEvery)
 		synctest.Wait()
 		want("another leaf, within a minute", 4, 3)
@@ -130,7 +134,7 @@ func TestChecks(t *testing.T) {
 		want   Status
 		text   string
 	}{
-		{"exported", checkExports(catalog.From(exporting())), OK, "1 services are exported"},
+		{"exported", checkExports(catalog.From(exporting())), OK, "exported services: 1"},
 		{"not granted", checkExports(catalog.From(refused)), Warn, "Service shop/reviews"},
 		{"streams up", checkStreams([]streams.PeerStatus{{Cluster: "east", Connected: true}}), OK, ""},
 		{"a stream down", checkStreams([]streams.PeerStatus{{Cluster: "east", LastError: "refused"}}), Warn, `no stream from cluster "east": refused`},
