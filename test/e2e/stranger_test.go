@@ -70,6 +70,8 @@ func play(role string, args []string) error {
 		return playHostile(args)
 	case "flood":
 		return playFlood(args)
+	case "talk":
+		return playTalk(args)
 	}
 	return fmt.Errorf("no role %q", role)
 }
