@@ -112,8 +112,8 @@ func slotProxy() *tcpproxyv3.TcpProxy {
 
 // exportsTCP tells whether anything is exported whose connections may be silent for long.
 func (v *view) exportsTCP(m *mesh.Member) bool {
-	for name, svc := range v.s.Config.Services {
-		if svc.Export != nil && m.Grants(name.Namespace) && slices.ContainsFunc(svc.Ports, func(p mesh.Port) bool { return !p.Protocol.IsHTTP() }) {
+	for _, svc := range v.s.Config.Services {
+		if m.Exports(svc) && slices.ContainsFunc(svc.Ports, func(p mesh.Port) bool { return !p.Protocol.IsHTTP() }) {
 			return true
 		}
 	}
