@@ -3,6 +3,7 @@ package translate
 import (
 	"maps"
 	"slices"
+	"time"
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -10,6 +11,7 @@ import (
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	tlsinspectorv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/tls_inspector/v3"
 	sniclusterv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/sni_cluster/v3"
+	tcpproxyv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
 	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 
 	"isthmus.dev/isthmus/mesh"
@@ -46,10 +48,6 @@ func (v *view) gatewayListener(m *mesh.Member, ports []uint32) *listenerv3.Liste
 	if m.Authority {
 		names = append(names, mesh.JoinSNI(v.trust.Federation))
 	}
-	slotProxy := tcpTo("slots", blackHole)
-	slotProxy.MaxConnectAttempts = u32(2)
-	slotProxy.MaxDownstreamConnectionDuration = duration(gatewayConnectionLife)
-	slotProxy.MaxDownstreamConnectionDurationJitterPercentage = &typev3.Percent{Value: 10}
 	l := &listenerv3.Listener{
 		Name:             gatewayListener,
 		Address:          socketAddress("0.0.0.0", ports[0]),
@@ -62,22 +60,59 @@ func (v *view) gatewayListener(m *mesh.Member, ports []uint32) *listenerv3.Liste
 			{
 				Name:             federation,
 				FilterChainMatch: &listenerv3.FilterChainMatch{ServerNames: names, TransportProtocol: "tls"},
-				Filters:          []*listenerv3.Filter{filter("envoy.filters.network.tcp_proxy", tcpTo(federation, federation))},
+				Filters:          []*listenerv3.Filter{filter("envoy.filters.network.tcp_proxy", speaking(tcpTo(federation, federation)))},
 			},
-			{
-				Name:             "slots",
-				FilterChainMatch: &listenerv3.FilterChainMatch{ServerNames: []string{slotServerNames}, TransportProtocol: "tls"},
-				Filters: []*listenerv3.Filter{
-					filter("envoy.filters.network.sni_cluster", &sniclusterv3.SniCluster{}),
-					filter("envoy.filters.network.tcp_proxy", slotProxy),
-				},
-			},
+			slotsChain("slots", []string{alpnHTTP}, speaking(slotProxy())),
 		},
+	}
+	if v.exportsTCP(m) {
+		l.FilterChains = append(l.FilterChains, slotsChain("slots_tcp", nil, slotProxy()))
 	}
 	for _, p := range ports[1:] {
 		l.AdditionalAddresses = append(l.AdditionalAddresses, &listenerv3.AdditionalAddress{Address: socketAddress("0.0.0.0", p)})
 	}
 	return l
+}
+
+// speakingTimeout ends connections on which nothing is said, where both ends say something more often: control planes
+// each second, sidecars by their keep-alive for HTTP/2, which follows the connect time-out. It is needed for strangers:
+// after the other end has closed, Envoy keeps a connection until the client closes it too (measured), and a stranger
+// never does.
+const speakingTimeout = time.Minute
+
+func speaking(t *tcpproxyv3.TcpProxy) *tcpproxyv3.TcpProxy {
+	t.IdleTimeout = duration(speakingTimeout)
+	return t
+}
+
+// slotsChain leads to the cluster that is named as the server is. No protocols: all that no other chain names.
+func slotsChain(name string, protocols []string, proxy *tcpproxyv3.TcpProxy) *listenerv3.FilterChain {
+	return &listenerv3.FilterChain{
+		Name:             name,
+		FilterChainMatch: &listenerv3.FilterChainMatch{ServerNames: []string{slotServerNames}, TransportProtocol: "tls", ApplicationProtocols: protocols},
+		Filters: []*listenerv3.Filter{
+			filter("envoy.filters.network.sni_cluster", &sniclusterv3.SniCluster{}),
+			filter("envoy.filters.network.tcp_proxy", proxy),
+		},
+	}
+}
+
+func slotProxy() *tcpproxyv3.TcpProxy {
+	t := tcpTo("slots", blackHole)
+	t.MaxConnectAttempts = u32(2)
+	t.MaxDownstreamConnectionDuration = duration(gatewayConnectionLife)
+	t.MaxDownstreamConnectionDurationJitterPercentage = &typev3.Percent{Value: 10}
+	return t
+}
+
+// exportsTCP tells whether anything is exported whose connections may be silent for long.
+func (v *view) exportsTCP(m *mesh.Member) bool {
+	for _, svc := range v.s.Config.Services {
+		if m.Exports(svc) && slices.ContainsFunc(svc.Ports, func(p mesh.Port) bool { return !p.Protocol.IsHTTP() }) {
+			return true
+		}
+	}
+	return false
 }
 
 // tlsInspector reads server name and protocols from the first bytes of a handshake.

@@ -70,6 +70,8 @@ func play(role string, args []string) error {
 		return playHostile(args)
 	case "flood":
 		return playFlood(args)
+	case "talk":
+		return playTalk(args)
 	}
 	if strings.HasPrefix(role, "odd-") {
 		return playOdd(role, args)
@@ -92,6 +94,17 @@ func (d *demo) once(t *testing.T, cluster, name, role string, argv ...string) re
 	return result{cmd.ProcessState.ExitCode(), out.String(), errb.String()}
 }
 
+const rawWebYAML = `
+apiVersion: v1
+kind: Service
+metadata: {name: web-raw, namespace: strangers}
+spec: {selector: {app: web}, ports: [{name: tcp, port: 8001, targetPort: 8000}]}
+---
+apiVersion: multicluster.x-k8s.io/v1beta1
+kind: ServiceExport
+metadata: {name: web-raw, namespace: strangers}
+`
+
 // TestStranger runs programs nobody prepared for a mesh in two clusters and lets
 // them call across.
 func TestStranger(t *testing.T) {
@@ -112,6 +125,17 @@ func TestStranger(t *testing.T) {
 		r := d.once(t, "east", "curl-1", "", "python3", "-c",
 			"import urllib.request; print(urllib.request.urlopen('http://web.strangers.svc.clusterset.local:8000/hello.txt', timeout=5).read().decode())")
 		if r.code != 0 || !strings.Contains(r.stdout, "hello from west") {
+			return fmt.Sprintf("python in east: exit %d %s%s\nserver: %s", r.code, r.stdout, r.stderr, web.output())
+		}
+		return ""
+	})
+	// A second Service speaks TCP on the same port of the program: both are served.
+	d.apply(t, "west", rawWebYAML)
+	eventually(t, 30*time.Second, func() string {
+		r := d.once(t, "east", "curl-2", "", "python3", "-c", `import urllib.request
+for host in "web-raw.strangers.svc.clusterset.local:8001", "web.strangers.svc.clusterset.local:8000":
+    print(urllib.request.urlopen(f"http://{host}/hello.txt", timeout=5).read().decode())`)
+		if r.code != 0 || strings.Count(r.stdout, "hello from west") != 2 {
 			return fmt.Sprintf("python in east: exit %d %s%s\nserver: %s", r.code, r.stdout, r.stderr, web.output())
 		}
 		return ""
