@@ -16,8 +16,8 @@ LDFLAGS := -w -X isthmus.dev/isthmus/internal/version.version=$(VERSION) -X isth
 
 # What runs concurrently with shared state; these are tested under the race detector as well.
 RACE := ./controlplane/world/... ./controlplane/xdsserver/... ./controlplane/proxies/... ./xds/... ./federation/streams/... ./federation/peers/... \
-	./federation/gossip/... ./federation/tunnel/... ./proxy/agent/...
-UNIT = $(shell go list ./... | grep -v -e /test/e2e -e /test/bench)
+	./federation/gossip/... ./federation/tunnel/... ./proxy/agent/... ./internal/meshtest/...
+UNIT = $(shell go list ./... | grep -v /test/e2e)
 
 .PHONY: help
 help: ## list the targets
@@ -76,7 +76,7 @@ e2e: build ## end-to-end tests: whole clusters with real Envoy
 
 .PHONY: bench
 bench: build ## measure the figures that the documentation quotes
-	go test ./test/bench/... -run '^$$' -bench . -benchtime 1x -timeout 60m
+	go test ./test/bench/... -run '^$$' -bench . -benchtime 1x -timeout 90m
 
 .PHONY: gen
 gen: ## regenerate the wire formats' Go code from api/

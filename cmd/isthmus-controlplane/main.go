@@ -9,6 +9,7 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -54,6 +55,7 @@ A new control plane is alone. Found a federation with 'isthmus cluster init', or
 	f.StringVar(&config.Etcd.Cert, "etcd-cert", "", "client certificate for --etcd-endpoints, PEM")
 	f.StringVar(&config.Etcd.Key, "etcd-key", "", "its private key, PEM")
 	f.StringVar(&config.Etcd.CA, "etcd-ca", "", "authority of the etcd servers, PEM")
+	f.DurationVar(&config.AgentReturn, "agent-return", 15*time.Second, "how long instances known from before a start count as they were, until their agents are back")
 	f.TextVar(&level, "log-level", slog.LevelInfo, "log level: "+strings.Join([]string{"debug", "info", "warn", "error"}, ", "))
 	return cmd
 }

@@ -17,6 +17,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -36,7 +37,10 @@ type Config struct {
 	Run string
 	// Etcd is an outside registry; without endpoints it is embedded in this process, below Dir.
 	Etcd etcd.ExternalConfig
-	Log  *slog.Logger
+	// AgentReturn is how long instances known from before a start count as they were, until their agents come back; 0
+	// means 15 s. Longer sends calls to what died meanwhile for longer, shorter takes down what is only slow to return.
+	AgentReturn time.Duration
+	Log         *slog.Logger
 }
 
 // longestSocket is the longest name of a socket below Config.Run.
@@ -52,6 +56,8 @@ func (c Config) Validate() error {
 	case len(c.Run)+len(longestSocket) > 107:
 		return hint.Wrap(fmt.Errorf("--run %s is %d bytes long: a socket below it would exceed 107 bytes", c.Run, len(c.Run)),
 			"choose a folder with a shorter path, for example below /run")
+	case c.AgentReturn < 0:
+		return fmt.Errorf("--agent-return %s is negative", c.AgentReturn)
 	case c.Log == nil:
 		return errors.New("no logger")
 	}

@@ -77,3 +77,15 @@ func TestFolders(t *testing.T) {
 		}
 	}
 }
+
+// TestAgentReturn: a time that cannot be is refused, by the name of its flag.
+func TestAgentReturn(t *testing.T) {
+	config := Config{Dir: t.TempDir(), Run: "/r", AgentReturn: -time.Second, Log: slog.New(slog.DiscardHandler)}
+	if err := config.Validate(); err == nil || !strings.Contains(err.Error(), "--agent-return") {
+		t.Errorf("a negative time: %v", err)
+	}
+	config.AgentReturn = 0
+	if err := config.Validate(); err != nil {
+		t.Errorf("none, which means the default: %v", err)
+	}
+}

@@ -59,7 +59,9 @@ func (cp *controlPlane) newWorkloads() (*workloads, error) {
 	if err != nil {
 		return nil, err
 	}
-	w.health = proxies.New(proxies.Config{Send: cp.world.Send, Identify: w.caller, Snapshot: cp.world.Snapshot, Watch: cp.world.Watch, Logger: cp.log})
+	w.health = proxies.New(proxies.Config{
+		Send: cp.world.Send, Identify: w.caller, Snapshot: cp.world.Snapshot, Watch: cp.world.Watch, Reconnect: cp.config.AgentReturn, Logger: cp.log,
+	})
 	w.server = grpc.NewServer(append(wire.ServerOptions(cp.log),
 		grpc.Creds(credentials.NewTLS(w.tls())), grpc.MaxRecvMsgSize(stream.MaxMessage))...)
 	workloadrpc.RegisterIdentityServer(w.server, w.issuer)

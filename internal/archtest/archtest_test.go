@@ -17,7 +17,7 @@ const root = "../.."
 // package that was renamed away would check nothing.
 var later = map[string]bool{
 	"controlplane/analyze": true, "controlplane/inject": true, "controlplane/translate/build": true,
-	"federation/clusterset": true, "internal/meshtest": true, "trust/bundle": true, "trust/rotation": true,
+	"federation/clusterset": true, "trust/bundle": true, "trust/rotation": true,
 }
 
 func TestImports(t *testing.T) {
@@ -100,6 +100,9 @@ func TestRulesBite(t *testing.T) {
 
 		{"registries are known to the wiring alone", "who writes objects", archtest.Graph{m + "controlplane/admin": {m + "discovery/etcd"}}, false},
 		{"registries are known to the wiring alone", "the wiring", archtest.Graph{m + "controlplane/app": {m + "discovery/etcd"}}, true},
+
+		{"the test mesh is for tests", "a package", archtest.Graph{m + "demo": {m + "internal/meshtest"}}, false},
+		{"the test mesh is for tests", "it is made of control planes", archtest.Graph{m + "internal/meshtest": {m + "controlplane/app"}}, true},
 
 		{"Kubernetes types stop at the edge", "anywhere else", archtest.Graph{m + "controlplane/translate": {"istio.io/api/networking/v1"}}, false},
 		{"Kubernetes types stop at the edge", "where they are read", archtest.Graph{m + "config": {"k8s.io/api/core/v1"}}, true},

@@ -131,6 +131,14 @@ var Rules = []Rule{
 		Forbidden: own("discovery/..."),
 	},
 	{
+		Name:      "the test mesh is for tests",
+		Reason:    "it runs whole control planes in one process and ends tests; no program may link it",
+		Subjects:  []string{"..."},
+		Except:    []string{"internal/meshtest/..."},
+		Reach:     Direct,
+		Forbidden: own("internal/meshtest/..."),
+	},
+	{
 		Name:      "Kubernetes types stop at the edge",
 		Reason:    "inside, a route is a mesh.Route whoever wrote it; one more API then touches one package",
 		Subjects:  []string{"..."},

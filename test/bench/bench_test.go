@@ -1,7 +1,8 @@
-// Package bench measures the figures that docs/reference/benchmarks.md quotes: `make bench`.
+// Package bench measures the figures that the pages of docs/reference quote: `make bench`.
 //
 // It drives whole federations with the public commands, as package e2e does, and measures from outside: a watch beside
-// the command, a client in a pod, the kernel's count of a process's memory. Each figure is the median of several runs,
+// the command, a client in a pod, the kernel's count of a process's memory. The benchmarks named Core run one control
+// plane, the program, and are its proxies themselves (internal/meshtest). Each figure is the median of several runs,
 // beside a baseline of the same run, and beside the machine's load. Nothing here passes or fails by time.
 package bench
 
@@ -34,6 +35,10 @@ const watcherEnv = "ISTHMUS_BENCH_WATCH"
 func TestMain(m *testing.M) {
 	if url := os.Getenv(watcherEnv); url != "" {
 		watch(url)
+		return
+	}
+	if dir := os.Getenv(bareEnv); dir != "" {
+		serveBare(dir)
 		return
 	}
 	// Lines of this form are part of the format of Go's benchmarks, which adds the processor's name.

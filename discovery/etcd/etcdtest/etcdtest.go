@@ -18,6 +18,7 @@ import (
 
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.uber.org/zap"
+	"google.golang.org/grpc"
 )
 
 // Server is a running server: what a client has to be told.
@@ -26,8 +27,8 @@ type Server struct {
 	Cert, Key, CA string // PEM files of a client it lets in
 }
 
-// Start runs a server of one member until the test ends.
-func Start(t *testing.T) Server {
+// Start runs a server of one member until the test ends; options let a test stand between its clients and it.
+func Start(t testing.TB, options ...grpc.ServerOption) Server {
 	t.Helper()
 	s := Server{}
 	s.Cert, s.Key, s.CA = PKI(t, t.TempDir())
@@ -46,6 +47,7 @@ func Start(t *testing.T) Server {
 	c.ListenClientUrls, c.AdvertiseClientUrls = []url.URL{address}, []url.URL{address}
 	c.ClientTLSInfo.CertFile, c.ClientTLSInfo.KeyFile = s.Cert, s.Key
 	c.ClientTLSInfo.TrustedCAFile, c.ClientTLSInfo.ClientCertAuth = s.CA, true
+	c.GRPCAdditionalServerOptions = options
 	e, err := embed.StartEtcd(c)
 	if err != nil {
 		t.Fatal(err)
@@ -63,7 +65,7 @@ func Start(t *testing.T) Server {
 }
 
 // freePort is an address of the loopback that nobody listens on.
-func freePort(t *testing.T) string {
+func freePort(t testing.TB) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -74,7 +76,7 @@ func freePort(t *testing.T) string {
 }
 
 // PKI writes an authority and a certificate for 127.0.0.1 and for clients to dir.
-func PKI(t *testing.T, dir string) (cert, key, ca string) {
+func PKI(t testing.TB, dir string) (cert, key, ca string) {
 	t.Helper()
 	write := func(name, kind string, der []byte) string {
 		path := filepath.Join(dir, name)
