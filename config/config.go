@@ -30,6 +30,7 @@ const (
 	CodeNoService    = "ISM0107" // an export of a service that is not there
 	CodeProtocol     = "ISM0108" // an application protocol that is carried as plain TCP
 	CodeProducer     = "ISM0109" // a rule that came with an export and goes beyond what a producer may decide
+	CodeSlowFailover = "ISM0110" // a time-out that makes leaving a frozen peer slow
 )
 
 // Bounds on what is read.

@@ -63,7 +63,7 @@ func (v *view) target(h *hostView, p mesh.Port, d mesh.Destination) target {
 // routes is the route configuration of an HTTP port. The chain is chosen by virtual address, so that any Host header
 // is right.
 func (v *view) routes(h *hostView, p mesh.Port) *routev3.RouteConfiguration {
-	host := &routev3.VirtualHost{Name: RouteName(h.host, p.Number), Domains: []string{"*"}}
+	host := &routev3.VirtualHost{Name: RouteName(h.host, p.Number), Domains: []string{"*"}, IncludeRequestAttemptCount: true}
 	if vs := v.virtualService(h); vs != nil && len(vs.HTTP) > 0 {
 		for i := range vs.HTTP {
 			host.Routes = append(host.Routes, v.httpRoute(h, p, vs, i)...)
@@ -75,7 +75,7 @@ func (v *view) routes(h *hostView, p mesh.Port) *routev3.RouteConfiguration {
 	return &routev3.RouteConfiguration{
 		Name:                    RouteName(h.host, p.Number),
 		VirtualHosts:            []*routev3.VirtualHost{host},
-		ResponseHeadersToRemove: []string{unreachedHeader},
+		ResponseHeadersToRemove: []string{unreachedHeader, answerHeader},
 		ValidateClusters:        no(),
 	}
 }
