@@ -250,7 +250,19 @@ func (m *maker) problem(n *yaml.Node, path, format string, args ...any) func(str
 
 // invalid reports a value by its path from the root: field names, and indexes as numbers.
 func (m *maker) invalid(steps []any, format string, args ...any) func(string, ...any) {
-	n, path := m.root, ""
+	n, path := m.locate(steps)
+	return m.problem(n, path, format, args...)
+}
+
+// info says something about a value that is right.
+func (m *maker) info(code string, steps []any, format string, args ...any) func(string, ...any) {
+	n, path := m.locate(steps)
+	return m.r.at(n, m.item.ID().String()).level(mesh.LevelInfo, code, "", path, format, args...)
+}
+
+// locate finds a value by its path from the root, or the nearest that encloses it.
+func (m *maker) locate(steps []any) (n *yaml.Node, path string) {
+	n = m.root
 	for _, step := range steps {
 		switch s := step.(type) {
 		case string:
@@ -265,7 +277,7 @@ func (m *maker) invalid(steps []any, format string, args ...any) func(string, ..
 			}
 		}
 	}
-	return m.problem(n, path, format, args...)
+	return n, path
 }
 
 // childOf finds a field under either of its spellings.

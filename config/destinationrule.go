@@ -2,6 +2,7 @@ package config
 
 import (
 	"slices"
+	"time"
 
 	istio "istio.io/api/networking/v1alpha3"
 
@@ -9,6 +10,13 @@ import (
 )
 
 const maxSubsets = 128
+
+// A peer that stands still is left within quickFailover where the connect time-out is at most quickConnect; a longer
+// one lengthens that by as much.
+const (
+	quickConnect  = time.Second
+	quickFailover = 2 * time.Second
+)
 
 func makeDestinationRule(m *maker) {
 	var spec istio.DestinationRule
@@ -79,6 +87,11 @@ func (m *maker) pool(p *istio.ConnectionPoolSettings, at []any) *mesh.Connection
 		MaxRequestsPerConnection: count(http.GetMaxRequestsPerConnection(), "http", "maxRequestsPerConnection"),
 		MaxRetries:               count(http.GetMaxRetries(), "http", "maxRetries"),
 		IdleTimeout:              m.duration(http.GetIdleTimeout(), steps("http", "idleTimeout")...),
+	}
+	if out.ConnectTimeout > quickConnect {
+		m.info(CodeSlowFailover, steps("tcp", "connectTimeout"),
+			"a gateway or peer that stands still is left after up to %v instead of %v: nothing else ends a connection that is not up yet",
+			quickFailover+out.ConnectTimeout-quickConnect, quickFailover)("leave it at %v or below, unless connections take that long", quickConnect)
 	}
 	if http != nil {
 		out.H2Upgrade = http.H2UpgradePolicy.String()

@@ -26,13 +26,22 @@ type world struct {
 	// acknowledge clusters.
 	warming map[string]bool
 	ended   map[string]bool // clusters whose warming ended without endpoints
+	ticks   int
+	first   int            // first requests of the stream that are still under way; they are there within a second
+	named   map[string]int // when a route of the client last named a cluster, in ticks
+}
+
+func (w *world) tick() {
+	w.ticks++
+	w.say(w.session.Tick())
 }
 
 func (w *world) connect() {
 	w.requests, w.replies = w.client.Connect(), nil
+	w.first = len(w.requests)
 	w.warming = map[string]bool{}
 	if w.ended == nil {
-		w.ended = map[string]bool{}
+		w.ended, w.named = map[string]bool{}, map[string]int{}
 	}
 	w.session = NewSession(w.cfg)
 	w.say(w.session.Update(w.state))
@@ -57,7 +66,7 @@ func (w *world) say(r []Response) {
 func (w *world) deliver(toServer bool) bool {
 	if toServer && len(w.requests) > 0 {
 		req := w.requests[0]
-		w.requests = w.requests[1:]
+		w.requests, w.first = w.requests[1:], max(0, w.first-1)
 		w.t.Logf("client: %+v", req)
 		w.say(w.session.Request(req))
 		return true
@@ -68,9 +77,15 @@ func (w *world) deliver(toServer bool) bool {
 	resp := w.replies[0]
 	w.replies = w.replies[1:]
 	w.t.Logf("server: %v", said([]Response{resp}))
+	for r := range w.client.State().All(RouteType) {
+		for _, cluster := range strings.Split(string(r.Body.Value), ",") {
+			w.named[cluster] = w.ticks
+		}
+	}
 	if err := w.client.Receive(resp); err != nil {
 		w.t.Fatalf("receive %v: %v", said([]Response{resp}), err)
 	}
+	w.lingered(resp)
 	if w.envoy {
 		if resp.TypeURL == EndpointType {
 			for _, name := range resp.Removed {
@@ -93,6 +108,18 @@ func (w *world) deliver(toServer bool) bool {
 	req, _ := w.client.Ack(resp.TypeURL)
 	w.requests = append(w.requests, req)
 	return true
+}
+
+// lingered: no cluster is removed before the longest request that a route sent to it may have ended.
+func (w *world) lingered(resp Response) {
+	if resp.TypeURL != ClusterType || w.cfg.Linger <= 0 {
+		return
+	}
+	for _, name := range resp.Removed {
+		if at, ok := w.named[name]; ok && w.ticks-at < w.cfg.Linger {
+			w.t.Fatalf("%v removes %s %d ticks after its last route, want %d", said([]Response{resp}), name, w.ticks-at, w.cfg.Linger)
+		}
+	}
 }
 
 // warm tells whether the acknowledgement of resp is held back.
@@ -222,12 +249,16 @@ func (w *world) run(draw func(*rapid.T) State) {
 	w.state = draw(t)
 	w.connect()
 	for range rapid.IntRange(0, 60).Draw(t, "steps") {
-		switch rapid.IntRange(0, 11).Draw(t, "step") {
+		switch rapid.IntRange(0, 13).Draw(t, "step") {
 		case 0:
 			w.state = draw(t)
 			w.say(w.session.Update(w.state))
 		case 1:
 			w.connect()
+		case 2, 3:
+			if w.first == 0 {
+				w.tick()
+			}
 		default:
 			w.deliver(rapid.Bool().Draw(t, "to server"))
 		}
@@ -241,7 +272,7 @@ func (w *world) settle() {
 			w.t.Fatal("client and server never come to rest")
 		}
 		if len(w.requests)+len(w.replies) == 0 {
-			w.say(w.session.Tick())
+			w.tick()
 		}
 	}
 }
@@ -251,6 +282,7 @@ func TestEnvoyConverges(t *testing.T) {
 		w := &world{t: t, envoy: true, cfg: Config{
 			Authoritative: rapid.Bool().Draw(t, "authoritative"),
 			MaxResources:  rapid.IntRange(1, 5).Draw(t, "slice"),
+			Linger:        rapid.IntRange(-1, 4).Draw(t, "linger"),
 		}}
 		w.client = NewClient(State{})
 		w.client.Subscribe(ClusterType, Wildcard)
@@ -274,7 +306,11 @@ func TestEnvoyConverges(t *testing.T) {
 
 func TestAgentConverges(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		w := &world{t: t, cfg: Config{Authoritative: true, MaxResources: rapid.IntRange(1, 5).Draw(t, "slice")}}
+		w := &world{t: t, cfg: Config{
+			Authoritative: true,
+			MaxResources:  rapid.IntRange(1, 5).Draw(t, "slice"),
+			Linger:        rapid.IntRange(-1, 4).Draw(t, "linger"),
+		}}
 		w.client = NewClient(drawState(t)) // from disk, out of date
 		for _, typ := range Types {
 			w.client.Subscribe(typ, Wildcard)

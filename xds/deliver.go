@@ -10,7 +10,7 @@ import (
 
 // next gives everything that may be sent now.
 func (s *Session) next() []Response {
-	if !s.updated {
+	if s.updates == 0 {
 		return nil
 	}
 	types := slices.SortedFunc(maps.Keys(s.subs), compareTypes)
@@ -28,10 +28,10 @@ func (s *Session) next() []Response {
 				out = append(out, r)
 			}
 		}
-		ready = ready && sub.delivered()
+		ready = ready && (sub.delivered() || t == EndpointType && !sub.lacks())
 	}
-	if s.young == 0 && (ready || s.onlyEndpointsWait(types)) {
-		out = append(out, s.removals(types)...)
+	if s.young == 0 {
+		out = s.removals(types, out)
 	}
 	return out
 }
@@ -41,40 +41,134 @@ func (sub *subscription) delivered() bool {
 	return sub.inFlight == nil && len(sub.dirty) == 0 && len(sub.retry) == 0 && len(sub.absent) == 0
 }
 
-// onlyEndpointsWait tells whether removals may go ahead though additions wait: endpoints that change all the time
-// refer to nothing, and must not keep removals back for ever.
-func (s *Session) onlyEndpointsWait(types []string) bool {
-	for _, t := range types {
-		if t != EndpointType && !s.subs[t].delivered() {
-			return false
+// lacks tells whether the client is to get something of the type of which it has no version that counts. Endpoints
+// that only change, all the time perhaps, must not keep routes back for ever.
+func (sub *subscription) lacks() bool {
+	if sub.inFlight != nil && sub.inFlight.fresh || len(sub.retry) > 0 {
+		return true
+	}
+	for name := range sub.dirty {
+		if sub.known[name] == "" {
+			return true
 		}
 	}
-	return len(s.awaited) == 0
+	return false
 }
 
-// removals gives the removals that may be sent now, in reverse order.
-func (s *Session) removals(types []string) []Response {
-	var out []Response
-	for _, t := range slices.Backward(types) {
-		sub := s.subs[t]
-		if len(sub.gone) > 0 && sub.inFlight == nil {
-			names := slices.Sorted(maps.Keys(sub.gone))
-			names = names[:min(len(names), s.cfg.MaxResources)]
-			for _, name := range names {
-				delete(sub.gone, name)
-				delete(sub.known, name)
-				delete(sub.refused, name)
-				if t == ClusterType {
-					delete(s.awaited, name)
-				}
-			}
-			out = append(out, s.send(sub, nil, names))
+// accepted is the update that the client has not accepted in full, with everything before it accepted; never when
+// nothing is missing. Endpoints do not count: they refer to nothing.
+func (s *Session) accepted() uint64 {
+	least := uint64(never)
+	for t, sub := range s.subs {
+		if t == EndpointType {
+			continue
 		}
-		if len(sub.gone) > 0 || (sub.inFlight != nil && sub.inFlight.removed > 0) {
+		if len(sub.retry) > 0 {
+			return 0
+		}
+		if sub.inFlight != nil {
+			least = min(least, sub.inFlight.since)
+		}
+		for _, since := range sub.dirty {
+			least = min(least, since)
+		}
+	}
+	return least
+}
+
+// left is the earliest update of removals the client has not acknowledged; never: there are none.
+func (sub *subscription) left() uint64 {
+	least := uint64(never)
+	for _, l := range sub.gone {
+		least = min(least, l.stale)
+	}
+	if sub.inFlight != nil {
+		least = min(least, sub.inFlight.left)
+	}
+	return least
+}
+
+// lingers tells whether a name stays only for its time to pass.
+func (sub *subscription) lingers() bool {
+	for _, l := range sub.gone {
+		if l.wait > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// leaves tells whether a removal is on its way or only waits for its turn.
+func (sub *subscription) leaves() bool {
+	if sub.inFlight != nil && len(sub.inFlight.removed) > 0 {
+		return true
+	}
+	for _, l := range sub.gone {
+		if l.wait == 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// removals adds to out what may be removed now, in reverse order: what left with one update leaves of one type after
+// the other, each acknowledged. Where a type has just got additions, its removals travel along: if they waited for a
+// moment without additions, they could wait for ever.
+func (s *Session) removals(types []string, out []Response) []Response {
+	before := uint64(never) // names that left earlier than this may go
+	for _, sub := range s.subs {
+		if len(sub.gone) > 0 {
+			before = s.accepted()
 			break
 		}
 	}
+	for _, t := range slices.Backward(types) {
+		sub := s.subs[t]
+		with := slices.IndexFunc(out, func(r Response) bool { return r.TypeURL == t })
+		room := s.cfg.MaxResources
+		if with >= 0 {
+			room -= len(out[with].Resources) + len(out[with].Removed)
+		}
+		if sub.inFlight == nil || with >= 0 && !sub.inFlight.alone {
+			if names := s.due(sub, before, room); len(names) > 0 {
+				if with < 0 {
+					out, with = append(out, s.send(sub, nil, nil)), len(out)
+				}
+				out[with].Removed = append(out[with].Removed, names...)
+				s.remove(sub, names)
+			}
+		}
+		before = min(before, sub.left())
+	}
 	return out
+}
+
+// due gives up to limit names of a type, sorted, whose time has come and that left the State earlier than before.
+func (s *Session) due(sub *subscription, before uint64, limit int) []string {
+	var names []string
+	for name, l := range sub.gone {
+		if l.wait == 0 && l.since < before {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names[:min(len(names), max(0, limit))]
+}
+
+// remove notes that names are removed by the response in flight.
+func (s *Session) remove(sub *subscription, names []string) {
+	f := sub.inFlight
+	f.removed = make(map[string]*leaving, len(names))
+	for _, name := range names {
+		f.removed[name] = sub.gone[name]
+		f.left = min(f.left, sub.gone[name].stale)
+		delete(sub.gone, name)
+		delete(sub.known, name)
+		delete(sub.refused, name)
+		if sub.typeURL == ClusterType {
+			delete(s.awaited, name)
+		}
+	}
 }
 
 // addition gives the next slice of what the client lacks.
@@ -87,7 +181,9 @@ func (s *Session) addition(sub *subscription) (Response, bool) {
 			return !ok || sub.suspect[name] != r.Version
 		})
 		if len(part) > 0 {
-			return s.sendNames(sub, part), true
+			r := s.sendNames(sub, part)
+			sub.inFlight.alone = true
+			return r, true
 		}
 	}
 	if names := s.sendable(sub); len(names) > 0 {
@@ -114,7 +210,8 @@ func (s *Session) sendable(sub *subscription) []string {
 	if clusters := s.subs[ClusterType]; sub.typeURL == EndpointType && clusters != nil {
 		names = slices.DeleteFunc(names, func(name string) bool {
 			_, sent := clusters.known[name]
-			return clusters.dirty[name] && !sent
+			_, waits := clusters.dirty[name]
+			return waits && !sent
 		})
 	}
 	return names
@@ -133,7 +230,10 @@ func (s *Session) sendNames(sub *subscription, names []string) Response {
 		size += n
 		resources = append(resources, r)
 	}
+	since, fresh := uint64(never), false
 	for _, r := range resources {
+		since = min(since, sub.dirty[r.Name]) // 0 for a part of a refused response
+		fresh = fresh || sub.known[r.Name] == ""
 		delete(sub.dirty, r.Name)
 		delete(sub.suspect, r.Name)
 		sub.known[r.Name] = r.Version
@@ -141,13 +241,18 @@ func (s *Session) sendNames(sub *subscription, names []string) Response {
 	for _, name := range names[len(resources):] {
 		if sub.suspect[name] != "" { // the rest of a part that no longer fits one response
 			delete(sub.suspect, name)
-			sub.dirty[name] = true
+			sub.dirty[name] = 0
 		}
 	}
-	if sub.typeURL == ClusterType {
+	switch sub.typeURL {
+	case ClusterType:
 		s.warm(resources)
+	case RouteType:
+		s.routed = true
 	}
-	return s.send(sub, resources, nil)
+	r := s.send(sub, resources, nil)
+	sub.inFlight.since, sub.inFlight.fresh = since, fresh
+	return r
 }
 
 // warm makes sure that the endpoints of clusters just sent follow: Envoy warms an updated cluster until endpoints
@@ -159,7 +264,7 @@ func (s *Session) warm(clusters []Resource) {
 		case !s.has(EndpointType, c.Name):
 		case endpoints != nil && endpoints.wants(c.Name):
 			endpoints.stale(c.Name)
-			s.mark(endpoints, c.Name)
+			s.mark(endpoints, c.Name, s.updates)
 		default:
 			s.awaited[c.Name] = 0
 		}
@@ -168,7 +273,7 @@ func (s *Session) warm(clusters []Resource) {
 
 func (s *Session) send(sub *subscription, resources []Resource, removed []string) Response {
 	s.nonce++
-	f := &flight{nonce: strconv.FormatUint(s.nonce, 36), versions: make(map[string]string, len(resources)), removed: len(removed)}
+	f := &flight{nonce: strconv.FormatUint(s.nonce, 36), versions: make(map[string]string, len(resources)), since: never, left: never}
 	for _, r := range resources {
 		f.versions[r.Name] = r.Version
 	}
@@ -189,7 +294,8 @@ type TypeStatus struct {
 	Version, Acked string
 	// Synced: the client has accepted everything there is for it.
 	Synced bool
-	// Settled: nothing is in flight or waiting to be sent; the client has accepted or refused everything.
+	// Settled: nothing is in flight or waiting to be sent; the client has accepted or refused everything. What it keeps
+	// only until requests under way have ended (Config.Linger) does not count.
 	Settled bool
 	// Nack is what the client said when it refused a resource that is still current; empty: none.
 	Nack string
@@ -204,7 +310,7 @@ func (s *Session) Status() []TypeStatus {
 	for _, t := range slices.SortedFunc(maps.Keys(s.subs), compareTypes) {
 		sub := s.subs[t]
 		st := TypeStatus{TypeURL: t, Version: s.state.Version(t), Nack: sub.nack, Refused: slices.Sorted(maps.Keys(sub.refused))}
-		st.Settled = s.updated && sub.delivered() && !sub.owes && len(sub.gone) == 0
+		st.Settled = s.updates > 0 && sub.delivered() && !sub.owes && !sub.leaves()
 		st.Synced = st.Settled && sub.nack == "" && len(sub.refused) == 0
 		if st.Synced {
 			sub.acked = st.Version

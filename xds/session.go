@@ -2,6 +2,7 @@ package xds
 
 import (
 	"maps"
+	"math"
 	"slices"
 )
 
@@ -18,7 +19,15 @@ type Config struct {
 	MaxResources int
 	// MaxBytes of one response; 0 means 4 MiB. A single larger resource is sent alone.
 	MaxBytes int
+	// Linger is how many ticks a cluster and its endpoints stay with a client after it accepted the routes that name
+	// them no more: Envoy looks the cluster up again for each retry of a request, and fails the request if it is gone.
+	// 0 means 30 where Authoritative, which is the longest time a request without a time-out is reckoned to take;
+	// none otherwise, for what leaves a copy has waited at the original. Negative means none.
+	Linger int
 }
+
+// lingerTicks is the default of Config.Linger; the first tick may come at once, so it is 29 to 30 s.
+const lingerTicks = 30
 
 // maxHeldTicks is how long listeners and routes are held back for a new cluster whose endpoints the client has not
 // asked for. Envoy asks at once; a client that never does must not wait for ever.
@@ -33,14 +42,17 @@ const youngTicks = 2
 // Update.
 //
 // Invariants: at most one response a type is in flight; a type's resources are sent only while every earlier type (see
-// order) has nothing in flight or waiting, but for endpoints, which are sent right after their cluster; removals are sent
-// in reverse order and only when no addition waits.
+// order) has nothing in flight or waiting, but for endpoints, which are sent right after their cluster and of which only
+// those the client lacks hold back others; a name is removed only when the client has accepted everything that had
+// changed when the name left the State, and in reverse order. What changes later holds no removal back, so that a mesh
+// that never rests still forgets.
 type Session struct {
 	cfg     Config
 	state   State
-	updated bool // Update was called
+	updates uint64 // calls of Update so far
 	subs    map[string]*subscription
 	nonce   uint64
+	routed  bool // the client has, or had, routes
 	// awaited are clusters sent whose endpoints exist but are not subscribed yet, with their age in ticks.
 	awaited map[string]int
 	young   int // ticks until removals may start
@@ -54,8 +66,8 @@ type subscription struct {
 	// known is what the client has or was sent, by name; an empty version is one the client refused, so that it may
 	// hold this or an older one.
 	known map[string]string
-	dirty map[string]bool // to be sent
-	gone  map[string]bool // to be removed
+	dirty map[string]uint64   // to be sent, with the update since which the client lacks it; 0: since ever
+	gone  map[string]*leaving // to be removed
 	// absent are names that do not exist and that the client waits for; unlike removals this is said at once.
 	absent map[string]bool
 	// retry are parts of a refused response, each to be sent alone to find the resource at fault; suspect are their names.
@@ -70,12 +82,26 @@ type subscription struct {
 	acked    string  // State.Version when the client last had everything
 }
 
+// leaving is a name on its way out.
+type leaving struct {
+	since uint64 // the update with which it left
+	stale uint64 // the update since which what the client has of it is out of date; at most since
+	wait  int    // ticks it still lingers
+}
+
 // flight is one response on its way.
 type flight struct {
 	nonce    string
 	versions map[string]string
-	removed  int
+	since    uint64 // the earliest update of its resources; never: it has none
+	fresh    bool   // it has a resource of which the client had no version that counts
+	alone    bool   // a part of a refused response: it has to be judged by itself
+	removed  map[string]*leaving
+	left     uint64 // the earliest update of its removals; never: it has none
 }
+
+// never is later than every update.
+const never = math.MaxUint64
 
 // NewSession starts the server's end of a stream.
 func NewSession(cfg Config) *Session {
@@ -85,13 +111,17 @@ func NewSession(cfg Config) *Session {
 	if cfg.MaxBytes <= 0 {
 		cfg.MaxBytes = 4 << 20
 	}
+	if cfg.Linger == 0 && cfg.Authoritative {
+		cfg.Linger = lingerTicks
+	}
 	return &Session{cfg: cfg, subs: map[string]*subscription{}, awaited: map[string]int{}}
 }
 
 // Update gives the session the State to bring the client to and returns what to send now.
 func (s *Session) Update(state State) []Response {
-	old, first := s.state, !s.updated
-	s.state, s.updated = state, true
+	old, first := s.state, s.updates == 0
+	s.state = state
+	s.updates++
 	for _, sub := range s.subs {
 		if first {
 			s.markAll(sub)
@@ -100,7 +130,7 @@ func (s *Session) Update(state State) []Response {
 		changed, removed := Diff(old, state, sub.typeURL)
 		for _, name := range slices.Concat(changed, removed) {
 			if sub.wants(name) {
-				s.mark(sub, name)
+				s.mark(sub, name, s.updates)
 			}
 		}
 	}
@@ -108,7 +138,7 @@ func (s *Session) Update(state State) []Response {
 		_, removed := Diff(old, state, ClusterType)
 		for _, name := range removed {
 			if _, had := old.Get(EndpointType, name); !had && endpoints.names[name] {
-				s.mark(endpoints, name)
+				s.mark(endpoints, name, s.updates)
 			}
 		}
 	}
@@ -128,38 +158,68 @@ func (s *Session) Request(req Request) []Response {
 		s.subs[req.TypeURL] = sub
 		if len(req.InitialVersions) > 0 {
 			s.young = youngTicks
+			s.routed = s.routed || req.TypeURL == RouteType
 		}
 	} else {
 		s.answer(sub, req)
 	}
 	s.subscribe(sub, req, !found)
-	if !found && s.updated {
+	if !found && s.updates > 0 {
 		s.markAll(sub)
 	}
 	return s.next()
 }
 
-// Tick tells the session that a second has passed; see Waiting.
+// Tick tells the session that a second has passed; see Waiting. Whoever calls it must not let other events put it off.
 func (s *Session) Tick() []Response {
 	for name, age := range s.awaited {
 		if s.awaited[name] = age + 1; age+1 >= maxHeldTicks {
 			delete(s.awaited, name)
 		}
 	}
-	s.young = max(0, s.young-1)
+	if s.young > 0 {
+		s.young--
+		return s.next()
+	}
+	unnamed := s.accepted() // clusters that left earlier than this are named by nothing the client has
+	for t, sub := range s.subs {
+		if compareTypes(t, EndpointType) > 0 {
+			unnamed = min(unnamed, sub.left())
+		}
+	}
+	for _, sub := range s.subs {
+		for _, l := range sub.gone {
+			switch {
+			case !s.routed:
+				l.wait = 0
+			case l.wait > 0 && l.since < unnamed:
+				l.wait--
+			}
+		}
+	}
 	return s.next()
 }
 
 // Waiting tells whether Tick has anything to do.
-func (s *Session) Waiting() bool { return len(s.awaited) > 0 || s.young > 0 }
+func (s *Session) Waiting() bool {
+	if len(s.awaited) > 0 || s.young > 0 {
+		return true
+	}
+	for _, sub := range s.subs {
+		if sub.lingers() {
+			return true
+		}
+	}
+	return false
+}
 
 func newSubscription(req Request) *subscription {
 	sub := &subscription{
 		typeURL: req.TypeURL,
 		names:   map[string]bool{},
 		known:   map[string]string{},
-		dirty:   map[string]bool{},
-		gone:    map[string]bool{},
+		dirty:   map[string]uint64{},
+		gone:    map[string]*leaving{},
 		absent:  map[string]bool{},
 		suspect: map[string]string{},
 		refused: map[string]string{},
@@ -203,7 +263,7 @@ func (s *Session) subscribe(sub *subscription, req Request, first bool) {
 		}
 		if !first {
 			sub.stale(name)
-			s.mark(sub, name)
+			s.mark(sub, name, 0)
 		}
 	}
 	for _, name := range req.Unsubscribe {
@@ -221,12 +281,12 @@ func (s *Session) subscribe(sub *subscription, req Request, first bool) {
 					sub.forget(known)
 				}
 			}
-			maps.DeleteFunc(sub.dirty, func(name string, _ bool) bool { return !sub.wants(name) })
-			maps.DeleteFunc(sub.gone, func(name string, _ bool) bool { return !sub.wants(name) })
+			maps.DeleteFunc(sub.dirty, func(name string, _ uint64) bool { return !sub.wants(name) })
+			maps.DeleteFunc(sub.gone, func(name string, _ *leaving) bool { return !sub.wants(name) })
 			maps.DeleteFunc(sub.absent, func(name string, _ bool) bool { return !sub.wants(name) })
 		case sub.wildcard:
 			sub.known[name] = ""
-			s.mark(sub, name)
+			s.mark(sub, name, 0)
 		default:
 			sub.forget(name)
 		}
@@ -278,13 +338,14 @@ func (s *Session) markAll(sub *subscription) {
 		}
 	}
 	for name := range all {
-		s.mark(sub, name)
+		s.mark(sub, name, 0)
 	}
 }
 
-// mark decides whether a name the client wants has to be sent, removed, or nothing.
-func (s *Session) mark(sub *subscription, name string) {
-	if !s.updated {
+// mark decides whether a name the client wants has to be sent, removed, or nothing. The name changed with update since,
+// or nobody knows when (0).
+func (s *Session) mark(sub *subscription, name string, since uint64) {
+	if s.updates == 0 {
 		return // markAll follows with the first State
 	}
 	r, exists := s.state.Get(sub.typeURL, name)
@@ -295,15 +356,22 @@ func (s *Session) mark(sub *subscription, name string) {
 		delete(sub.refused, name)
 	}
 	if exists {
+		if l := sub.gone[name]; l != nil {
+			since = min(since, l.stale)
+		}
 		delete(sub.gone, name)
 		delete(sub.absent, name)
 		version, has := sub.known[name]
 		if (has && version == r.Version) || sub.suspect[name] != "" || sub.refused[name] != "" {
 			delete(sub.dirty, name)
-		} else {
-			sub.dirty[name] = true
+		} else if _, already := sub.dirty[name]; !already {
+			sub.dirty[name] = since
 		}
 		return
+	}
+	stale := s.updates
+	if dirty, ok := sub.dirty[name]; ok {
+		stale = dirty
 	}
 	delete(sub.dirty, name)
 	version, has := sub.known[name]
@@ -314,13 +382,24 @@ func (s *Session) mark(sub *subscription, name string) {
 		sub.absent[name] = true
 	case !has:
 	case sub.wildcard || s.cfg.Authoritative:
-		sub.gone[name] = true
+		if sub.gone[name] == nil {
+			sub.gone[name] = &leaving{since: s.updates, stale: stale, wait: s.linger(sub.typeURL)}
+		}
 	default:
 		delete(sub.known, name)
 	}
-	if len(sub.refused)+len(sub.retry) == 0 && len(sub.gone) == 0 && sub.inFlight == nil {
+	if len(sub.refused)+len(sub.retry) == 0 && !sub.leaves() && sub.inFlight == nil {
 		sub.nack = "" // what was refused is no more, and no acknowledgement will follow
 	}
+}
+
+// linger is how long a name of this type stays after it has left the State: no time where no route can have named it,
+// as at a gateway. A client that has just returned may have routes of which it has not spoken yet.
+func (s *Session) linger(typeURL string) int {
+	if (typeURL == ClusterType || typeURL == EndpointType) && (s.routed || s.young > 0) {
+		return max(0, s.cfg.Linger)
+	}
+	return 0
 }
 
 // nonexistent tells whether a name that is not in the State may be called so: a copy that is filling knows it of the
@@ -377,7 +456,18 @@ func (s *Session) refuse(sub *subscription, f *flight) {
 			delete(s.awaited, name)
 		}
 	}
-	if len(f.versions) == 1 && f.removed == 0 {
+	if len(f.versions) > 0 { // else the client refuses to forget: it keeps what it has
+		for name, l := range f.removed {
+			if _, again := sub.known[name]; again || !sub.wants(name) {
+				continue
+			}
+			sub.known[name] = ""
+			if s.mark(sub, name, f.left); sub.gone[name] != nil {
+				sub.gone[name] = l
+			}
+		}
+	}
+	if len(f.versions) == 1 && len(f.removed) == 0 {
 		for _, name := range current {
 			sub.refused[name] = f.versions[name]
 			delete(sub.dirty, name)

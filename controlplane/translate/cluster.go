@@ -71,10 +71,8 @@ func sidecarHTTP(pool *mesh.ConnectionPool) *httpv3.HttpProtocolOptions {
 			ExplicitHttpConfig: &httpv3.HttpProtocolOptions_ExplicitHttpConfig{
 				ProtocolConfig: &httpv3.HttpProtocolOptions_ExplicitHttpConfig_Http2ProtocolOptions{
 					Http2ProtocolOptions: &corev3.Http2ProtocolOptions{
-						AllowConnect: true, // upgrades (WebSocket) travel as extended CONNECT, RFC 8441
-						ConnectionKeepalive: &corev3.KeepaliveSettings{
-							Interval: duration(keepaliveInterval), Timeout: duration(keepaliveTimeout),
-						},
+						AllowConnect:        true, // upgrades (WebSocket) travel as extended CONNECT, RFC 8441
+						ConnectionKeepalive: keepalive(pool),
 					},
 				},
 			},

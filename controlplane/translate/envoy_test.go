@@ -70,6 +70,8 @@ type static struct {
 	clusters  []object
 	listeners []object
 	secrets   []object
+	// clustersFile is where clusters come from that change; empty for none.
+	clustersFile string
 }
 
 func (b *static) encode(t testing.TB) []byte {
@@ -84,6 +86,9 @@ func (b *static) encode(t testing.TB) []byte {
 			"name": "isthmus", "static_layer": object{"re2.max_program_size.error_level": MaxRegexProgram},
 		}}},
 		"static_resources": object{"clusters": b.clusters, "listeners": b.listeners, "secrets": b.secrets},
+	}
+	if b.clustersFile != "" {
+		root["dynamic_resources"] = object{"cds_config": object{"resource_api_version": "V3", "path_config_source": object{"path": b.clustersFile}}}
 	}
 	if b.admin != "" {
 		root["admin"] = object{"address": object{"pipe": object{"path": b.admin}}}

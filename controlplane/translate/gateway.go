@@ -26,7 +26,7 @@ const slotServerNames = "*." + mesh.ClusterSetDomain
 
 // gateway adds everything of an east-west gateway. It holds no key and opens no TLS: the server name of a connection
 // is the name of a cluster, known in advance. On demand would be an amplifier for unknown names.
-func (v *view) gateway(out Resources, o Options) {
+func (v *view) gateway(out Resources, tcp bool, o Options) {
 	m, ok := v.trust.Member(v.self)
 	if !ok {
 		return
@@ -38,12 +38,12 @@ func (v *view) gateway(out Resources, o Options) {
 	if len(ports) == 0 {
 		ports[GatewayPort] = true
 	}
-	out.add(xds.ListenerType, gatewayListener, v.gatewayListener(m, slices.Sorted(maps.Keys(ports))))
+	out.add(xds.ListenerType, gatewayListener, v.gatewayListener(m, slices.Sorted(maps.Keys(ports)), tcp))
 	out.add(xds.ClusterType, federation, federationCluster(o.FederationSocket))
 	out.add(xds.ClusterType, blackHole, emptyCluster(blackHole))
 }
 
-func (v *view) gatewayListener(m *mesh.Member, ports []uint32) *listenerv3.Listener {
+func (v *view) gatewayListener(m *mesh.Member, ports []uint32, tcp bool) *listenerv3.Listener {
 	names := []string{mesh.FederationSNI(m.Name, v.trust.Federation)}
 	if m.Authority {
 		names = append(names, mesh.JoinSNI(v.trust.Federation))
@@ -65,7 +65,7 @@ func (v *view) gatewayListener(m *mesh.Member, ports []uint32) *listenerv3.Liste
 			slotsChain("slots", []string{alpnHTTP}, speaking(slotProxy())),
 		},
 	}
-	if v.exportsTCP(m) {
+	if tcp {
 		l.FilterChains = append(l.FilterChains, slotsChain("slots_tcp", nil, slotProxy()))
 	}
 	for _, p := range ports[1:] {
@@ -103,16 +103,6 @@ func slotProxy() *tcpproxyv3.TcpProxy {
 	t.MaxDownstreamConnectionDuration = duration(gatewayConnectionLife)
 	t.MaxDownstreamConnectionDurationJitterPercentage = &typev3.Percent{Value: 10}
 	return t
-}
-
-// exportsTCP tells whether anything is exported whose connections may be silent for long.
-func (v *view) exportsTCP(m *mesh.Member) bool {
-	for _, svc := range v.s.Config.Services {
-		if m.Exports(svc) && slices.ContainsFunc(svc.Ports, func(p mesh.Port) bool { return !p.Protocol.IsHTTP() }) {
-			return true
-		}
-	}
-	return false
 }
 
 // tlsInspector reads server name and protocols from the first bytes of a handshake.

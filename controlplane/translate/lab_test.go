@@ -14,9 +14,11 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -30,6 +32,7 @@ import (
 	grpcmeta "google.golang.org/grpc/metadata"
 
 	"isthmus.dev/isthmus/mesh"
+	"isthmus.dev/isthmus/xds"
 )
 
 // lab is real Envoys of several clusters on the loopback interface, run with what translate makes. Nothing redirects
@@ -42,10 +45,36 @@ type lab struct {
 	dir     string
 	mu      sync.Mutex
 	hits    map[string]int // requests each application saw
+	proxies map[string]*running
+}
+
+// running is one Envoy.
+type running struct {
+	stop   func()
+	signal func(os.Signal)
+	admin  *http.Client
+}
+
+// stat gives the sum of the counters whose names contain part.
+func (r *running) stat(t *testing.T, part string) (sum int) {
+	t.Helper()
+	resp, err := r.admin.Get("http://envoy/stats?filter=" + url.QueryEscape(regexp.QuoteMeta(part)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	for lines := bufio.NewScanner(resp.Body); lines.Scan(); {
+		var n int
+		if _, value, ok := strings.Cut(lines.Text(), ": "); ok {
+			_, _ = fmt.Sscan(value, &n)
+		}
+		sum += n
+	}
+	return sum
 }
 
 func newLab(t *testing.T) *lab {
-	l := &lab{t: t, ca: newAuthority(t), dir: t.TempDir(), hits: map[string]int{}}
+	l := &lab{t: t, ca: newAuthority(t), dir: t.TempDir(), hits: map[string]int{}, proxies: map[string]*running{}}
 	for _, m := range []struct{ name, region string }{{"east", "eu"}, {"west", "us"}, {"north", "eu"}} {
 		l.members = append(l.members, mesh.Member{
 			Name: mesh.ClusterName(m.name), Region: m.region, Namespaces: []string{"shop"}, Authority: m.name == "east",
@@ -151,12 +180,14 @@ func (l *lab) envoy(name string, b *static) (stop func(), signal func(os.Signal)
 	admin := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return (&net.Dialer{}).DialContext(ctx, "unix", b.admin)
 	}}}
-	defer admin.CloseIdleConnections()
+	l.t.Cleanup(admin.CloseIdleConnections)
+	signal = func(sig os.Signal) { _ = cmd.Process.Signal(sig) }
+	l.proxies[name] = &running{stop: stop, signal: signal, admin: admin}
 	for deadline := time.Now().Add(60 * time.Second); ; {
 		if resp, err := admin.Get("http://envoy/ready"); err == nil {
 			resp.Body.Close()
 			if resp.StatusCode == 200 {
-				return stop, func(sig os.Signal) { _ = cmd.Process.Signal(sig) }
+				return stop, signal
 			}
 		}
 		select {
@@ -229,6 +260,74 @@ func (l *lab) client(s *scene) map[string]string {
 	return ports
 }
 
+// dynamicClient is client with clusters that can be replaced while it runs.
+func (l *lab) dynamicClient(s *scene) (ports map[string]string, replace func(*scene)) {
+	make := func(s *scene) *static {
+		return bootstrap(l.t, ResourcesOf(s, mesh.ProxyID{Kind: mesh.Sidecar, Namespace: "shop", Instance: "caller"}, testOptions), l.ca,
+			l.ca.leaf(l.t, "spiffe://east."+testFederation+"/ns/shop/sa/caller"))
+	}
+	file, version := filepath.Join(l.dir, "clusters.json"), 0
+	write := func(clusters []object) {
+		version++
+		resources := []object{}
+		for _, c := range clusters {
+			c = maps.Clone(c)
+			c["@type"] = xds.ClusterType
+			resources = append(resources, c)
+		}
+		raw, err := json.Marshal(object{"version_info": fmt.Sprint(version), "type_url": xds.ClusterType, "resources": resources})
+		if err == nil {
+			err = os.WriteFile(file+".new", raw, 0o600)
+		}
+		if err == nil {
+			err = os.Rename(file+".new", file)
+		}
+		if err != nil {
+			l.t.Fatal(err)
+		}
+	}
+	b := make(s)
+	write(b.clusters)
+	b.clusters, b.clustersFile = nil, file
+	ports = map[string]string{}
+	b.listeners = split(b.listeners, OutboundListener, func(chain object) (string, int) {
+		port := freePort(l.t)
+		ports[chain["name"].(string)] = fmt.Sprintf("127.0.0.1:%d", port)
+		return "127.0.0.1", port
+	})
+	l.envoy("client", b)
+	return ports, func(s *scene) { write(make(s).clusters) }
+}
+
+// slow passes connections on to addr, each after a pause, as a machine does that has no time for a handshake.
+func (l *lab) slow(addr netip.AddrPort, pause time.Duration) netip.AddrPort {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	l.t.Cleanup(func() { ln.Close() })
+	go func() {
+		for {
+			in, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer in.Close()
+				time.Sleep(pause)
+				out, err := net.Dial("tcp", addr.String())
+				if err != nil {
+					return
+				}
+				defer out.Close()
+				go func() { _, _ = io.Copy(out, in); out.Close() }()
+				_, _ = io.Copy(in, out)
+			}()
+		}
+	}()
+	return ln.Addr().(*net.TCPAddr).AddrPort()
+}
+
 // split makes a listener of every address and port that chains of the listener called name are for. What looks into the
 // handshake, if anything, goes along.
 func split(listeners []object, name string, where func(chain object) (string, int)) []object {
@@ -282,6 +381,10 @@ func (l *lab) httpApp(name string) (addr string, stop func()) {
 		if r.URL.Query().Get("forge") != "" {
 			w.Header().Set(UnreachedHeader, "1")
 			w.WriteHeader(500)
+		}
+		if r.URL.Query().Get("status") == "503" {
+			w.Header().Set(AnswerHeader, "503/1") // a forgery: it must not buy another try
+			w.WriteHeader(503)
 		}
 		_ = json.NewEncoder(w).Encode(answer{Instance: name, XFCC: r.Header.Get("X-Forwarded-Client-Cert"), Method: r.Method})
 	})}
@@ -410,6 +513,20 @@ func (l *lab) fault(t *testing.T, addr, method string, n int, strike func()) map
 		t.Logf("slowest %v, answered by %v", r.slowest, r.by)
 	}
 	return by
+}
+
+// once sends one request and gives the status and the headers of the answer.
+func (l *lab) once(addr, method, path string) (int, http.Header) {
+	req, err := http.NewRequest(method, "http://"+addr+path, nil)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	resp.Body.Close()
+	return resp.StatusCode, resp.Header
 }
 
 func total(hits map[string]int) int {

@@ -217,6 +217,10 @@ func appRoute(name string, match *routev3.RouteMatch, cluster string) *routev3.R
 			RetryPolicy: &routev3.RetryPolicy{RetryOn: "reset-before-request", NumRetries: u32(1)},
 		}},
 		ResponseHeadersToRemove: []string{unreachedHeader},
+		ResponseHeadersToAdd: []*corev3.HeaderValueOption{{
+			Header:       &corev3.HeaderValue{Key: answerHeader, Value: answerFormat},
+			AppendAction: corev3.HeaderValueOption_OVERWRITE_IF_EXISTS_OR_ADD,
+		}},
 	}
 }
 

@@ -23,11 +23,13 @@ const (
 	// kernel still completes the TCP handshake for it.
 	defaultConnectTimeout = 500 * time.Millisecond
 	passthroughTimeout    = 10 * time.Second
-	// A peer that answers no PING for interval + timeout is given up and its requests are retried elsewhere.
-	keepaliveInterval = 500 * time.Millisecond
-	keepaliveTimeout  = 300 * time.Millisecond
-	// localFailures in a row (refused, timed out, cut) eject an endpoint.
-	localFailures = 3
+	// A peer that answers no PING for interval + timeout is given up and its requests are retried elsewhere. Envoy
+	// starts the interval when it begins a connection, so it is the connect time-out and this: a shorter one would be a
+	// hidden connect time-out, which ends every connection of a busy machine at once.
+	keepaliveMargin  = 200 * time.Millisecond
+	keepaliveTimeout = 300 * time.Millisecond
+	// localFailures in a row (refused, timed out, cut) eject an endpoint; see triesInPriority.
+	localFailures = 2 * triesInPriority
 	// Ejected endpoints are tried again soon: a cluster that returns must be in use within 5 s.
 	ejectionInterval = 500 * time.Millisecond
 	baseEjection     = time.Second
@@ -55,11 +57,26 @@ const unreachedHeader = "x-isthmus-unreached"
 // reset or a 503; any other only if it cannot have reached the application.
 const (
 	safeRetryOn       = "connect-failure,refused-stream,reset-before-request,retriable-headers"
-	idempotentRetryOn = safeRetryOn + ",reset,retriable-status-codes"
+	idempotentRetryOn = safeRetryOn + ",reset"
 	idempotentMethods = "GET|HEAD|OPTIONS|TRACE|PUT|DELETE"
-	// One more than Istio's: own zone, own cluster, nearest cluster, next cluster are four tries, and a fail-over must
-	// survive a second fault.
-	defaultAttempts = 3
+	// triesInPriority of a request before it leaves a priority: where one endpoint does not answer, another of the same
+	// zone is tried before another zone or cluster. Envoy works out anew what is left only at multiples of it; a
+	// request whose next priority is ejected in between gets "no healthy upstream", so localFailures is a multiple.
+	triesInPriority = 2
+	// Own zone, own cluster, nearest cluster, next cluster: a request survives that all of the first three are dead.
+	defaultAttempts = 3 * triesInPriority
+	// Pauses between tries: what failed is another endpoint than what is tried next.
+	retryPause     = 5 * time.Millisecond
+	longRetryPause = 50 * time.Millisecond
+)
+
+// answerHeader tells a client sidecar what its try came to: the status of the application's own answer and the number
+// of the try. Tries are many since they look for an endpoint that can be reached; an application that answers 503
+// itself is asked three times at most, as with Istio. Sidecars strip it on both sides.
+const (
+	answerHeader = "x-isthmus-answer"
+	answerFormat = "%RESPONSE_CODE%/%REQ(X-ENVOY-ATTEMPT-COUNT)%"
+	answerRetry  = "503/[12]"
 )
 
 func connectTimeout(pool *mesh.ConnectionPool) time.Duration {
@@ -67,6 +84,14 @@ func connectTimeout(pool *mesh.ConnectionPool) time.Duration {
 		return pool.ConnectTimeout
 	}
 	return defaultConnectTimeout
+}
+
+// keepalive finds a peer that is frozen: the kernel still acknowledges for it. Nothing but the connect time-out ends a
+// connection that is not up yet.
+func keepalive(pool *mesh.ConnectionPool) *corev3.KeepaliveSettings {
+	return &corev3.KeepaliveSettings{
+		Interval: duration(connectTimeout(pool) + keepaliveMargin), Timeout: duration(keepaliveTimeout),
+	}
 }
 
 func circuitBreakers(pool *mesh.ConnectionPool) *clusterv3.CircuitBreakers {
@@ -92,8 +117,10 @@ func circuitBreakers(pool *mesh.ConnectionPool) *clusterv3.CircuitBreakers {
 // together cannot carry the traffic: with every endpoint of every cluster ejected, trying one beats failing at once.
 const lastResort = 1
 
-// loadBalancing weighs localities by their healthy endpoints. Endpoints known to be bad get nothing while any other is
-// left; a rule with outlier detection decides by itself, as in Istio.
+// loadBalancing shares out by the endpoints that are healthy: endpoints known to be bad get nothing while any other is
+// left, of whatever locality (a priority's localities have no weights of their own: with them and overprovisioning, the
+// last endpoint of a zone would get the whole zone's share). A rule with outlier detection decides by itself about
+// panic, as in Istio.
 func loadBalancing(o *mesh.OutlierDetection) *clusterv3.Cluster_CommonLbConfig {
 	panicBelow := float64(lastResort)
 	if o != nil {
@@ -104,9 +131,6 @@ func loadBalancing(o *mesh.OutlierDetection) *clusterv3.Cluster_CommonLbConfig {
 	}
 	return &clusterv3.Cluster_CommonLbConfig{
 		HealthyPanicThreshold: &typev3.Percent{Value: panicBelow},
-		LocalityConfigSpecifier: &clusterv3.Cluster_CommonLbConfig_LocalityWeightedLbConfig_{
-			LocalityWeightedLbConfig: &clusterv3.Cluster_CommonLbConfig_LocalityWeightedLbConfig{},
-		},
 	}
 }
 
@@ -176,13 +200,15 @@ func retryPolicies(r *mesh.Retries) (idempotent, other *routev3.RetryPolicy) {
 		p := retryPolicy(on, attempts, perTry)
 		return p, p
 	}
-	return retryPolicy(idempotentRetryOn, attempts, perTry), retryPolicy(safeRetryOn, attempts, perTry)
+	idempotent, other = retryPolicy(idempotentRetryOn, attempts, perTry), retryPolicy(safeRetryOn, attempts, perTry)
+	idempotent.RetriableHeaders = append(idempotent.RetriableHeaders, headerMatcher(answerHeader, mesh.StringMatch{Kind: mesh.Regex, Value: answerRetry}, false))
+	return idempotent, other
 }
 
-// A retry goes to another endpoint, and after every attempt to another priority.
+// A retry goes to another endpoint, and every second one to another priority.
 var (
 	previousHosts      = pack(&previoushostsv3.PreviousHostsPredicate{})
-	previousPriorities = pack(&previousprioritiesv3.PreviousPrioritiesConfig{UpdateFrequency: 1})
+	previousPriorities = pack(&previousprioritiesv3.PreviousPrioritiesConfig{UpdateFrequency: triesInPriority})
 )
 
 // retryPolicy makes a policy of Istio's comma-separated conditions; a number among them is a status code.
@@ -202,6 +228,7 @@ func retryPolicy(on string, attempts uint32, perTry time.Duration) *routev3.Retr
 				TypedConfig: previousPriorities,
 			},
 		},
+		RetryBackOff: &routev3.RetryPolicy_RetryBackOff{BaseInterval: duration(retryPause), MaxInterval: duration(longRetryPause)},
 		RetriableHeaders: []*routev3.HeaderMatcher{{
 			Name: unreachedHeader, HeaderMatchSpecifier: &routev3.HeaderMatcher_PresentMatch{PresentMatch: true},
 		}},

@@ -74,7 +74,7 @@ func Routes(h *Host, p mesh.Port, rules Rules, find Lookup) xds.Resource {
 }
 
 func routes(h *Host, p mesh.Port, rules Rules, find Lookup) *routev3.RouteConfiguration {
-	host := &routev3.VirtualHost{Name: RouteName(h.Name, p.Number), Domains: []string{"*"}}
+	host := &routev3.VirtualHost{Name: RouteName(h.Name, p.Number), Domains: []string{"*"}, IncludeRequestAttemptCount: true}
 	if vs := rules.Virtual; vs != nil && len(vs.HTTP) > 0 {
 		for i := range vs.HTTP {
 			host.Routes = append(host.Routes, httpRoute(h, p, i, rules, find)...)
@@ -86,7 +86,7 @@ func routes(h *Host, p mesh.Port, rules Rules, find Lookup) *routev3.RouteConfig
 	return &routev3.RouteConfiguration{
 		Name:                    RouteName(h.Name, p.Number),
 		VirtualHosts:            []*routev3.VirtualHost{host},
-		ResponseHeadersToRemove: []string{unreachedHeader},
+		ResponseHeadersToRemove: []string{unreachedHeader, answerHeader},
 		ValidateClusters:        no(),
 	}
 }

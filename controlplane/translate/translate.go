@@ -64,9 +64,10 @@ func Inbound(t *mesh.Trust, w *mesh.Workload, services []*mesh.Service) Resource
 	return out
 }
 
-// Gateway are the resources that an east-west gateway has, whatever services there are; see [Slot].
-func Gateway(t *mesh.Trust, o Options) Resources {
+// Gateway are the resources that an east-west gateway has, whatever services there are; see [SlotCluster]. tcp says that
+// one of those exported has a TCP port: its connections may be silent for long.
+func Gateway(t *mesh.Trust, tcp bool, o Options) Resources {
 	out := Resources{}
-	newView(t).gateway(out, o)
+	newView(t).gateway(out, tcp, o)
 	return out
 }

@@ -70,11 +70,10 @@ func Serve(stream ServerStream, source Source) error {
 	if err := s.update(); err != nil {
 		return err
 	}
+	// One clock for the whole stream: a timer made at each event would never fire where something changes every second.
+	clock := time.NewTicker(tick)
+	defer clock.Stop()
 	for {
-		var ticks <-chan time.Time
-		if s.session.Waiting() {
-			ticks = time.After(tick)
-		}
 		var err error
 		select {
 		case <-ctx.Done():
@@ -87,8 +86,10 @@ func Serve(stream ServerStream, source Source) error {
 			err = s.request(req)
 		case <-source.Changed:
 			err = s.update()
-		case <-ticks:
-			err = s.send(s.session.Tick())
+		case <-clock.C:
+			if s.session.Waiting() {
+				err = s.send(s.session.Tick())
+			}
 		}
 		if err != nil {
 			return err

@@ -45,6 +45,7 @@ type Plan struct {
 	referrers pmap.Map[mesh.Host, hostSet]
 	layers    layers
 	gateway   xds.State
+	tcp       int // exported services with a TCP port
 	// behind are hosts that changed and are not built yet.
 	behind hostSet
 	work   Work

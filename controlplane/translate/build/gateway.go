@@ -14,20 +14,7 @@ import (
 func (st *step) slots() {
 	c := newChange()
 	names := map[mesh.ServiceName]bool{}
-	if trust := st.new.Identity; st.old.Identity != trust {
-		now := translate.Gateway(trust, st.options)
-		for t, list := range now {
-			c.put(t, list...)
-		}
-		if st.old.Identity != nil {
-			for t, list := range translate.Gateway(st.old.Identity, st.options) {
-				for _, r := range list {
-					if !slices.ContainsFunc(now[t], func(n resource) bool { return n.Name == r.Name }) {
-						c.remove(t, r.Name)
-					}
-				}
-			}
-		}
+	if st.old.Identity != st.new.Identity {
 		for name := range st.new.Services.Keys() { // grants may be others
 			names[name] = true
 		}
@@ -38,10 +25,55 @@ func (st *step) slots() {
 	for name := range pmap.Diff(st.old.Backends, st.new.Backends) {
 		names[name] = true
 	}
+	tcp := st.tcp
 	for name := range names {
 		st.slotsOf(c, name)
+		if exportsTCP(st.old, name) {
+			st.tcp--
+		}
+		if exportsTCP(st.new, name) {
+			st.tcp++
+		}
+	}
+	if st.old.Identity != st.new.Identity || (tcp > 0) != (st.tcp > 0) {
+		st.entrance(c, tcp > 0)
 	}
 	st.gateway = c.apply(st.gateway)
+}
+
+// entrance renews what does not depend on single services; hadTCP is how it was made before.
+func (st *step) entrance(c *change, hadTCP bool) {
+	now := translate.Gateway(st.new.Identity, st.tcp > 0, st.options)
+	for t, list := range now {
+		c.put(t, list...)
+	}
+	if st.old.Identity == nil {
+		return
+	}
+	for t, list := range translate.Gateway(st.old.Identity, hadTCP, st.options) {
+		for _, r := range list {
+			if !slices.ContainsFunc(now[t], func(n resource) bool { return n.Name == r.Name }) {
+				c.remove(t, r.Name)
+			}
+		}
+	}
+}
+
+// exported is a service that this cluster exports and may; nil if it does not.
+func exported(s *world.Snapshot, name mesh.ServiceName) *mesh.Service {
+	service := s.Services.At(name)
+	if service == nil || s.Identity == nil {
+		return nil
+	}
+	if m, ok := s.Identity.Member(s.Identity.Self); !ok || !m.Exports(service) {
+		return nil
+	}
+	return service
+}
+
+func exportsTCP(s *world.Snapshot, name mesh.ServiceName) bool {
+	service := exported(s, name)
+	return service != nil && slices.ContainsFunc(service.Ports, func(p mesh.Port) bool { return !p.Protocol.IsHTTP() })
 }
 
 // behindSlot is one slot and port of a service with the pods behind it.
@@ -74,11 +106,8 @@ func (st *step) slotsOf(c *change, name mesh.ServiceName) {
 
 // slotsIn are the slots of a service that this cluster exports and may, by server name.
 func slotsIn(s *world.Snapshot, name mesh.ServiceName) map[string]behindSlot {
-	service, backends := s.Services.At(name), s.Backends.At(name)
-	if service == nil || backends == nil || service.Export == nil || s.Identity == nil {
-		return nil
-	}
-	if m, ok := s.Identity.Member(s.Identity.Self); !ok || !m.Grants(name.Namespace) {
+	service, backends := exported(s, name), s.Backends.At(name)
+	if service == nil || backends == nil {
 		return nil
 	}
 	by := make(map[mesh.WorkloadName]*mesh.Workload, len(backends.Instances))
