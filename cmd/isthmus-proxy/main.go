@@ -71,13 +71,13 @@ func command() *cobra.Command {
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
 	root.AddCommand(
-		role(bootstrap.Sidecar, "Stand beside a workload: redirect its traffic, answer its DNS, speak mTLS for it"),
-		role(bootstrap.Gateway, "Pass other clusters' connections to this cluster's workloads"),
+		role(mesh.Sidecar, "Stand beside a workload: redirect its traffic, answer its DNS, speak mTLS for it"),
+		role(mesh.EastWest, "Pass other clusters' connections to this cluster's workloads"),
 	)
 	return root
 }
 
-func role(kind bootstrap.Kind, short string) *cobra.Command {
+func role(kind mesh.ProxyKind, short string) *cobra.Command {
 	o := options{agent: agent.Config{Kind: kind}}
 	cmd := &cobra.Command{
 		Use:   string(kind) + " --run DIR --dir DIR --name INSTANCE",
@@ -98,7 +98,7 @@ func role(kind bootstrap.Kind, short string) *cobra.Command {
 	for _, name := range []string{"run", "dir", "name"} {
 		_ = cmd.MarkFlagRequired(name)
 	}
-	if kind == bootstrap.Gateway {
+	if kind == mesh.EastWest {
 		f.StringVar(&o.agent.Namespace, "namespace", mesh.SystemNamespace, "namespace of the instance")
 		return cmd
 	}
@@ -121,7 +121,7 @@ func run(o options) error {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	group, ctx := errgroup.WithContext(ctx)
-	if o.agent.Kind == bootstrap.Sidecar {
+	if o.agent.Kind == mesh.Sidecar {
 		names, err := o.nameServer()
 		if err != nil {
 			return err

@@ -47,10 +47,10 @@ type fakeWorkloads struct {
 	minted []string
 }
 
-func (f *fakeWorkloads) MintToken(kind, namespace, account, instance string) ([]byte, error) {
+func (f *fakeWorkloads) MintToken(proxy mesh.ProxyID, account string) ([]byte, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.minted = append(f.minted, strings.Join([]string{kind, namespace, account, instance}, " "))
+	f.minted = append(f.minted, proxy.String()+" "+account)
 	return []byte("token"), nil
 }
 
@@ -274,11 +274,11 @@ func TestRegister(t *testing.T) {
 		t.Errorf("service %+v", s)
 	}
 	again, err := l.mesh.RegisterWorkload(ctx, &admin.RegisterWorkloadRequest{Namespace: "shop", Name: "ratings-1", TokenOnly: true})
-	if err != nil || string(again.GetToken()) != "token" || l.workload.last() != "sidecar shop ratings ratings-1" {
+	if err != nil || string(again.GetToken()) != "token" || l.workload.last() != "sidecar shop/ratings-1 ratings" {
 		t.Errorf("token only: %v, minted for %s", err, l.workload.last())
 	}
 	gateway := &admin.RegisterWorkloadRequest{Kind: "gateway", Namespace: mesh.SystemNamespace, Name: "gateway"}
-	if _, err := l.mesh.RegisterWorkload(ctx, gateway); err != nil || l.workload.last() != "gateway isthmus-system gateway gateway" {
+	if _, err := l.mesh.RegisterWorkload(ctx, gateway); err != nil || l.workload.last() != "gateway isthmus-system/gateway gateway" {
 		t.Errorf("gateway: %v, minted for %s", err, l.workload.last())
 	}
 	alive, name := member("shop"), mesh.WorkloadName{Namespace: "shop", Name: "alive-1"}

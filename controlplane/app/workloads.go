@@ -127,22 +127,22 @@ func (w *workloads) run(ctx context.Context) error {
 
 // registered tells whether a proxy may go on renewing: its workload is in the registry; a gateway is the mesh's own.
 func (w *workloads) registered(r identity.Record) bool {
-	if r.Kind == identity.Gateway {
+	if r.Kind == mesh.EastWest {
 		return true
 	}
-	_, ok := w.world.Snapshot().Workloads[mesh.WorkloadName{Namespace: r.Namespace, Name: r.Instance}]
+	_, ok := w.world.Snapshot().Workloads[r.Workload()]
 	return ok
 }
 
 // caller is the workload at the other end of a health stream.
 func (w *workloads) caller(ctx context.Context) (mesh.WorkloadName, error) {
 	record, err := w.issuer.Caller(ctx)
-	return mesh.WorkloadName{Namespace: record.Namespace, Name: record.Instance}, err
+	return record.Workload(), err
 }
 
 // MintToken implements admin.Workloads.
-func (w *workloads) MintToken(kind, namespace, account, instance string) ([]byte, error) {
-	token, err := w.issuer.Mint(identity.Record{Kind: kind, Namespace: namespace, Account: account, Instance: instance})
+func (w *workloads) MintToken(proxy mesh.ProxyID, account string) ([]byte, error) {
+	token, err := w.issuer.Mint(identity.Record{ProxyID: proxy, Account: account})
 	if err != nil {
 		return nil, err
 	}
@@ -154,7 +154,7 @@ func (w *workloads) proxies() []*adminpb.Proxy {
 	var out []*adminpb.Proxy
 	for _, status := range w.xds.Status() {
 		id := status.ID
-		if status.Connected || w.registered(identity.Record{Kind: string(id.Kind), Namespace: id.Namespace, Instance: id.Instance}) {
+		if status.Connected || w.registered(identity.Record{ProxyID: id}) {
 			out = append(out, proxyView(&status))
 		}
 	}

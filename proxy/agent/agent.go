@@ -30,7 +30,6 @@ import (
 
 	"isthmus.dev/isthmus/internal/hint"
 	"isthmus.dev/isthmus/mesh"
-	"isthmus.dev/isthmus/proxy/bootstrap"
 	"isthmus.dev/isthmus/trust/store"
 )
 
@@ -41,7 +40,7 @@ type Names interface {
 
 // Config of an Agent.
 type Config struct {
-	Kind                bootstrap.Kind
+	Kind                mesh.ProxyKind
 	Instance, Namespace string
 	// Zone is for people who read Envoy's output.
 	Zone string
@@ -68,19 +67,20 @@ type Config struct {
 
 // Validate names the field that is wrong.
 func (c *Config) Validate() error {
+	if err := c.proxy().Validate(); err != nil {
+		return err
+	}
 	switch {
-	case !mesh.IsSubdomain(c.Instance):
-		return fmt.Errorf("instance %q is not a DNS-1123 subdomain (a-z, 0-9, '-' and '.')", c.Instance)
-	case !mesh.IsLabel(c.Namespace):
-		return fmt.Errorf("namespace %q is not a DNS-1123 label (a-z, 0-9 and '-')", c.Namespace)
-	case c.Kind != bootstrap.Sidecar && c.Kind != bootstrap.Gateway:
-		return fmt.Errorf("kind %q is neither sidecar nor gateway", c.Kind)
 	case c.RunDir == "" || c.StateDir == "" || c.Envoy == "":
 		return errors.New("the folder of sockets, the folder of state and the path of Envoy are required")
 	case c.Log == nil:
 		return errors.New("a log is required")
 	}
 	return nil
+}
+
+func (c *Config) proxy() mesh.ProxyID {
+	return mesh.ProxyID{Kind: c.Kind, Namespace: c.Namespace, Instance: c.Instance}
 }
 
 // Agent runs one proxy.

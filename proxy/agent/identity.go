@@ -29,6 +29,7 @@ import (
 	"isthmus.dev/isthmus/mesh"
 	"isthmus.dev/isthmus/trust/anchor"
 	"isthmus.dev/isthmus/trust/ca"
+	proxyid "isthmus.dev/isthmus/trust/identity"
 	"isthmus.dev/isthmus/trust/store"
 	"isthmus.dev/isthmus/xds"
 	"isthmus.dev/isthmus/xds/stream"
@@ -261,20 +262,19 @@ func (s *identities) check(id *identity) (err error) {
 	if id.verifier, err = anchor.NewVerifier(id.anchorPEM, nil); err != nil {
 		return err
 	}
-	peer, err := id.verifier.Verify(id.chain, anchor.Client)
-	if err != nil {
+	if _, err := id.verifier.Verify(id.chain, anchor.Client); err != nil {
 		return fmt.Errorf("own certificate: %w", err)
 	}
 	leaf := id.chain[0]
 	if public, ok := id.key.Public().(*ecdsa.PublicKey); !ok || !public.Equal(leaf.PublicKey) {
 		return errors.New("own certificate is for another key")
 	}
-	namespace, _, ok := peer.ID.Workload()
-	if !ok || namespace != s.cfg.Namespace || leaf.Subject.CommonName != s.cfg.Instance {
-		return fmt.Errorf("own certificate is for %s (%s), not for instance %s of namespace %s", peer.ID, leaf.Subject.CommonName, s.cfg.Instance, s.cfg.Namespace)
+	_, record, err := proxyid.RecordOf(leaf)
+	if err != nil {
+		return fmt.Errorf("own certificate: %w", err)
 	}
-	if len(leaf.Subject.OrganizationalUnit) != 1 || leaf.Subject.OrganizationalUnit[0] != string(s.cfg.Kind) {
-		return fmt.Errorf("own certificate is for role %v, not %s", leaf.Subject.OrganizationalUnit, s.cfg.Kind)
+	if record.ProxyID != s.cfg.proxy() {
+		return fmt.Errorf("own certificate is for %s, not for %s", record, s.cfg.proxy())
 	}
 	return nil
 }

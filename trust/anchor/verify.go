@@ -64,7 +64,7 @@ func (v *Verifier) Verify(chain []*x509.Certificate, usage Usage) (Peer, error) 
 		return Peer{}, fmt.Errorf("verify certificate: a chain of %d, 1 to %d are possible", len(chain), maxChain)
 	}
 	leaf := chain[0]
-	id, err := soleIdentity(leaf)
+	id, err := Identity(leaf)
 	if err != nil {
 		return Peer{}, fmt.Errorf("verify certificate: %w", err)
 	}
@@ -124,10 +124,10 @@ func hasUsage(c *x509.Certificate, usage Usage) bool {
 
 var oidSubjectAltName = asn1.ObjectIdentifier{2, 5, 29, 17}
 
-// soleIdentity reads the one subject alternative name from the certificate's bytes: crypto/x509 drops types it does not
+// Identity reads the one subject alternative name from the certificate's bytes: crypto/x509 drops types it does not
 // know and re-spells URIs, and either could hide a second name (RFC 5280 §4.2.1.6; X509-SVID §4.1 wants exactly one
 // URI).
-func soleIdentity(c *x509.Certificate) (mesh.SPIFFEID, error) {
+func Identity(c *x509.Certificate) (mesh.SPIFFEID, error) {
 	const uriTag = 6
 	found := false
 	var id mesh.SPIFFEID

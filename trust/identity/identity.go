@@ -30,57 +30,12 @@ import (
 	"isthmus.dev/isthmus/trust/ca"
 )
 
-// Kinds of proxies: the organizational unit of their certificates.
-const (
-	Sidecar = "sidecar"
-	Gateway = "gateway"
-)
-
 const (
 	// TokenLife is how long a token waits for its proxy.
 	TokenLife = 60 * time.Second
 	// maxTokens bounds tokens that wait.
 	maxTokens = 10000
 )
-
-// Record is who a proxy is.
-type Record struct {
-	Kind               string // Sidecar or Gateway
-	Namespace, Account string
-	Instance           string
-}
-
-func (r Record) String() string { return r.Kind + " " + r.Namespace + "/" + r.Instance }
-
-// Validate says why r cannot be a proxy. The mesh's own namespace is for gateways and gateways are in no other: who may
-// register a workload must not be able to take a gateway's identity.
-func (r Record) Validate() error {
-	if r.Kind != Sidecar && r.Kind != Gateway {
-		return fmt.Errorf("proxy %q: kind %q is neither %s nor %s", r.Instance, r.Kind, Sidecar, Gateway)
-	}
-	if !mesh.IsSubdomain(r.Instance) {
-		return fmt.Errorf("%s %q: the name is not a DNS-1123 name", r.Kind, r.Instance)
-	}
-	if !mesh.IsLabel(r.Namespace) || !mesh.IsSubdomain(r.Account) {
-		return fmt.Errorf("%s: namespace or service account %q is not a DNS-1123 name", r, r.Account)
-	}
-	if (r.Kind == Gateway) != (r.Namespace == mesh.SystemNamespace) {
-		return hint.Wrapf(fmt.Errorf("%s: the namespace %s is for gateways, and for nothing else", r, mesh.SystemNamespace),
-			"choose another namespace for a workload")
-	}
-	return nil
-}
-
-// RecordOf reads the record from a verified certificate.
-func RecordOf(p anchor.Peer) (Record, error) {
-	ns, account, ok := p.ID.Workload()
-	subject := p.Certificate.Subject
-	if !ok || len(subject.OrganizationalUnit) != 1 {
-		return Record{}, fmt.Errorf("certificate of %s is not a proxy's", p.ID)
-	}
-	r := Record{Kind: subject.OrganizationalUnit[0], Namespace: ns, Account: account, Instance: subject.CommonName}
-	return r, r.Validate()
-}
 
 // Config of an Issuer. The functions are asked at every request.
 type Config struct {
@@ -229,7 +184,7 @@ func (i *Issuer) Caller(ctx context.Context) (Record, error) {
 	if verified.ID.TrustDomain != a.td {
 		return Record{}, status.Errorf(codes.PermissionDenied, "%s is of another cluster", verified.ID)
 	}
-	r, err := RecordOf(verified)
+	_, r, err := RecordOf(verified.Certificate)
 	if err != nil {
 		return Record{}, status.Error(codes.PermissionDenied, err.Error())
 	}
@@ -252,7 +207,7 @@ func (i *Issuer) Issue(ctx context.Context, r *pb.IssueRequest) (*pb.IssueRespon
 	}
 	now := i.config.Now()
 	leaf, err := a.ca.NewLeaf(ca.Leaf{
-		ID: mesh.WorkloadID(a.td, record.Namespace, record.Account), Key: key, CommonName: record.Instance, Unit: record.Kind,
+		ID: mesh.WorkloadID(a.td, record.Namespace, record.Account), Key: key, CommonName: record.Instance, Unit: string(record.Kind),
 		Usage: ca.UsageBoth, Life: i.config.Life,
 	}, now)
 	if err != nil {

@@ -28,7 +28,11 @@ import (
 
 const td = mesh.TrustDomain("west.fed.test")
 
-var reviews = identity.Record{Kind: identity.Sidecar, Namespace: "shop", Account: "reviews", Instance: "reviews-1"}
+var reviews = proxy(mesh.Sidecar, "shop", "reviews", "reviews-1")
+
+func proxy(kind mesh.ProxyKind, namespace, account, instance string) identity.Record {
+	return identity.Record{ProxyID: mesh.ProxyID{Kind: kind, Namespace: namespace, Instance: instance}, Account: account}
+}
 
 // cluster is an issuer on a real TLS socket.
 type cluster struct {
@@ -140,7 +144,7 @@ func TestIssue(t *testing.T) {
 	cert, out := c.first(reviews)
 	p, err := c.verifier.VerifyDER(out.Chain, anchor.Client)
 	must(t, err)
-	if got, err := identity.RecordOf(p); err != nil || got != reviews || p.ID.String() != "spiffe://west.fed.test/ns/shop/sa/reviews" {
+	if of, got, err := identity.RecordOf(p.Certificate); err != nil || got != reviews || of != td || p.ID.String() != "spiffe://west.fed.test/ns/shop/sa/reviews" {
 		t.Errorf("issued %s to %v, %v", p.ID, got, err)
 	}
 	life := p.Certificate.NotAfter.Sub(c.now())
@@ -156,7 +160,7 @@ func TestIssue(t *testing.T) {
 	must(t, err)
 	p, err = c.verifier.VerifyDER(again.Chain, anchor.Client)
 	must(t, err)
-	if got, _ := identity.RecordOf(p); got != reviews {
+	if _, got, _ := identity.RecordOf(p.Certificate); got != reviews {
 		t.Errorf("renewed as %v", got)
 	}
 	if got := c.issuer.Leaves(); len(got) != 2 || got[0].Record != reviews {
@@ -261,12 +265,12 @@ func TestMint(t *testing.T) {
 		good bool
 	}{
 		{"a sidecar", reviews, true},
-		{"a gateway", identity.Record{Kind: identity.Gateway, Namespace: mesh.SystemNamespace, Account: "gateway", Instance: "gateway"}, true},
-		{"a sidecar that would be a gateway to others", identity.Record{Kind: identity.Sidecar, Namespace: mesh.SystemNamespace, Account: "gateway", Instance: "x"}, false},
-		{"a gateway in a user's namespace", identity.Record{Kind: identity.Gateway, Namespace: "shop", Account: "gateway", Instance: "x"}, false},
-		{"of no kind", identity.Record{Namespace: "shop", Account: "a", Instance: "x"}, false},
-		{"a path as account", identity.Record{Kind: identity.Sidecar, Namespace: "shop", Account: "a/sa/b", Instance: "x"}, false},
-		{"no instance", identity.Record{Kind: identity.Sidecar, Namespace: "shop", Account: "a"}, false},
+		{"a gateway", proxy(mesh.EastWest, mesh.SystemNamespace, "gateway", "gateway"), true},
+		{"a sidecar that would be a gateway to others", proxy(mesh.Sidecar, mesh.SystemNamespace, "gateway", "x"), false},
+		{"a gateway in a user's namespace", proxy(mesh.EastWest, "shop", "gateway", "x"), false},
+		{"of no kind", proxy("", "shop", "a", "x"), false},
+		{"a path as account", proxy(mesh.Sidecar, "shop", "a/sa/b", "x"), false},
+		{"no instance", proxy(mesh.Sidecar, "shop", "a", ""), false},
 	}
 	for _, test := range tests {
 		if _, err := c.issuer.Mint(test.r); (err == nil) != test.good {

@@ -4,12 +4,14 @@ import (
 	"fmt"
 	"testing"
 	"time"
+
+	"isthmus.dev/isthmus/mesh"
 )
 
 func TestLedger(t *testing.T) {
 	now := time.Unix(1e9, 0)
 	l := newLedger()
-	greedy := Record{Kind: Sidecar, Namespace: "shop", Account: "a", Instance: "greedy"}
+	greedy := Record{ProxyID: mesh.ProxyID{Kind: mesh.Sidecar, Namespace: "shop", Instance: "greedy"}, Account: "a"}
 	for i := range 100 {
 		if err := l.add(Entry{Serial: fmt.Sprint(i), Record: greedy, NotAfter: now.Add(time.Duration(i+1) * time.Minute)}, now); err != nil {
 			t.Fatal(err)
