@@ -493,11 +493,27 @@ func TestCheckAndHealth(t *testing.T) {
 		t.Errorf("without a Federation: %v", err)
 	}
 	proxies := []*admin.Proxy{{Instance: "shop/a", Connected: true}, {Instance: "shop/b", Connected: true, Clusters: &admin.ProxyType{}}}
-	if c := checkProxies(proxies); c.GetStatus() != checkWarn || !strings.Contains(c.GetMessage(), "shop/b") {
+	if c := checkProxies(2, proxies); c.GetStatus() != checkWarn || !strings.Contains(c.GetMessage(), "shop/b") {
 		t.Errorf("a proxy that is behind: %v", c)
 	}
-	if c := checkProxies(append(proxies, &admin.Proxy{Instance: "shop/c", Nack: "no"})); c.GetStatus() != checkFail || !strings.Contains(c.GetMessage(), "shop/c") {
+	if c := checkProxies(3, append(proxies, &admin.Proxy{Instance: "shop/c", Nack: "no"})); c.GetStatus() != checkFail || !strings.Contains(c.GetMessage(), "shop/c") {
 		t.Errorf("a proxy that refused: %v", c)
+	}
+	for why, test := range map[string]struct {
+		registered int
+		proxies    []*admin.Proxy
+		want       string
+	}{
+		"none is connected":               {2, []*admin.Proxy{{Instance: "shop/a"}}, checkFail},
+		"none was since the start":        {2, nil, checkFail},
+		"none is registered":              {0, nil, checkOK},
+		"one of two is, up to date":       {2, proxies[:1], checkOK},
+		"one of two is, the other is not": {2, []*admin.Proxy{proxies[0], {Instance: "shop/b"}}, checkWarn},
+	} {
+		c := checkProxies(test.registered, test.proxies)
+		if c.GetId() != "proxies" || c.GetStatus() != test.want || (c.GetHint() == "") != (test.want == checkOK) {
+			t.Errorf("%s: %v, want %s", why, c, test.want)
+		}
 	}
 }
 

@@ -26,6 +26,7 @@ import (
 	"isthmus.dev/isthmus/federation/membership"
 	"isthmus.dev/isthmus/federation/peers"
 	"isthmus.dev/isthmus/internal/hint"
+	"isthmus.dev/isthmus/internal/transport"
 	"isthmus.dev/isthmus/mesh"
 )
 
@@ -35,6 +36,8 @@ type Config struct {
 	Dir string
 	// Run is a folder for sockets; its path is short, for a socket's address has 107 bytes at most. 0700.
 	Run string
+	// Listen is a host:port on which proxies are served too, beside the socket below Run; empty: nowhere else.
+	Listen string
 	// Etcd is an outside registry; without endpoints it is embedded in this process, below Dir.
 	Etcd etcd.ExternalConfig
 	Log  *slog.Logger
@@ -55,6 +58,11 @@ func (c Config) Validate() error {
 			"choose a folder with a shorter path, for example below /run")
 	case c.Log == nil:
 		return errors.New("no logger")
+	}
+	if c.Listen != "" {
+		if err := transport.CheckListen(c.Listen); err != nil {
+			return fmt.Errorf("--listen: %w", err)
+		}
 	}
 	if len(c.Etcd.Endpoints) > 0 {
 		return c.Etcd.Validate()

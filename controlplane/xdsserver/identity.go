@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/peer"
@@ -14,8 +15,8 @@ import (
 
 // PeerIdentity reads a client's identity from the certificate by which it authenticated; the gRPC server's TLS
 // configuration has verified it. own gives this cluster's trust domain; ok is false while there is none. Only proxies of
-// that trust domain are served.
-func PeerIdentity(own func() (td mesh.TrustDomain, ok bool)) func(context.Context) (mesh.ProxyID, error) {
+// that trust domain are served, and none whose certificate has expired since it connected.
+func PeerIdentity(own func() (td mesh.TrustDomain, ok bool), now func() time.Time) func(context.Context) (mesh.ProxyID, error) {
 	return func(ctx context.Context) (mesh.ProxyID, error) {
 		p, ok := peer.FromContext(ctx)
 		if !ok {
@@ -29,12 +30,16 @@ func PeerIdentity(own func() (td mesh.TrustDomain, ok bool)) func(context.Contex
 		if !ok {
 			return mesh.ProxyID{}, errors.New("this cluster is in no federation")
 		}
-		of, record, err := identity.RecordOf(info.State.PeerCertificates[0])
+		leaf := info.State.PeerCertificates[0]
+		of, record, err := identity.RecordOf(leaf)
 		if err != nil {
 			return mesh.ProxyID{}, err
 		}
 		if of != td {
 			return mesh.ProxyID{}, fmt.Errorf("%s is a proxy of %s, not of %s", record, of, td)
+		}
+		if now().After(leaf.NotAfter) {
+			return mesh.ProxyID{}, fmt.Errorf("the certificate of %s has expired at %s", record, leaf.NotAfter.UTC().Format(time.RFC3339))
 		}
 		return record.ProxyID, nil
 	}

@@ -334,16 +334,19 @@ func TestPeerIdentity(t *testing.T) {
 		ctx  context.Context
 		own  mesh.TrustDomain
 		want mesh.ProxyID
+		late time.Duration
 	}{
-		{"its certificate says who it is", with(leaf), td, mesh.ProxyID{Kind: mesh.Sidecar, Namespace: "shop", Instance: "reviews-v1-1"}},
-		{"another cluster's", with(leaf), "west.demo.isthmus.internal", mesh.ProxyID{}},
-		{"this cluster is in no federation", with(leaf), "", mesh.ProxyID{}},
-		{"not a proxy's", with(cert), td, mesh.ProxyID{}},
-		{"no certificate", with(), td, mesh.ProxyID{}},
-		{"no peer", t.Context(), td, mesh.ProxyID{}},
+		{"its certificate says who it is", with(leaf), td, mesh.ProxyID{Kind: mesh.Sidecar, Namespace: "shop", Instance: "reviews-v1-1"}, 0},
+		{"it has expired since", with(leaf), td, mesh.ProxyID{}, time.Hour + time.Minute},
+		{"another cluster's", with(leaf), "west.demo.isthmus.internal", mesh.ProxyID{}, 0},
+		{"this cluster is in no federation", with(leaf), "", mesh.ProxyID{}, 0},
+		{"not a proxy's", with(cert), td, mesh.ProxyID{}, 0},
+		{"no certificate", with(), td, mesh.ProxyID{}, 0},
+		{"no peer", t.Context(), td, mesh.ProxyID{}, 0},
 	}
 	for _, test := range tests {
-		got, err := PeerIdentity(func() (mesh.TrustDomain, bool) { return test.own, test.own != "" })(test.ctx)
+		now := func() time.Time { return time.Now().Add(test.late) }
+		got, err := PeerIdentity(func() (mesh.TrustDomain, bool) { return test.own, test.own != "" }, now)(test.ctx)
 		if got != test.want || (err == nil) != (test.want != mesh.ProxyID{}) {
 			t.Errorf("%s: got %+v, %v, want %+v", test.why, got, err, test.want)
 		}
