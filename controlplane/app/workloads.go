@@ -198,7 +198,7 @@ func (w *workloads) MintToken(proxy mesh.ProxyID, account string) ([]byte, error
 // checkLedger is the part of `isthmus check` about issued certificates.
 func (w *workloads) checkLedger() *adminpb.Check {
 	check := &adminpb.Check{Id: "ledger", Status: "ok", Message: fmt.Sprintf("%d certificates of proxies may be in use", len(w.ledger.Leaves()))}
-	switch failure, aside, until := w.ledger.Standing(); {
+	switch aside, until, failure := w.ledger.Standing(); {
 	case failure != nil:
 		check.Status, check.Message, check.Hint = "fail", failure.Error(), hint.Of(failure)
 	case aside != "":

@@ -277,12 +277,12 @@ func (l *Ledger) End(id mesh.ProxyID) time.Time { return l.present.Load().end(id
 
 // Standing says what is wrong with the ledger: the error of the latest write, or else where a damaged file is and until
 // when certificates may be in use that only it knew of; nothing is zero.
-func (l *Ledger) Standing() (failure error, aside string, until time.Time) {
+func (l *Ledger) Standing() (aside string, until time.Time, failure error) {
 	if err := l.failure.Load(); err != nil && *err != nil {
-		return *err, "", time.Time{}
+		return "", time.Time{}, *err
 	}
 	if now := l.present.Load(); l.now().Before(now.unknown) {
-		return nil, now.aside, now.unknown
+		return now.aside, now.unknown, nil
 	}
-	return nil, "", time.Time{}
+	return "", time.Time{}, nil
 }

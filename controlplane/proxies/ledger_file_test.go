@@ -135,7 +135,7 @@ func TestLedgerKilled(t *testing.T) {
 			t.Errorf("%s was given away and is not recorded", serial)
 		}
 	}
-	if _, aside, _ := l.Standing(); aside != "" || len(given) < 60 {
+	if aside, _, _ := l.Standing(); aside != "" || len(given) < 60 {
 		t.Errorf("%d given away; the file counts as damaged: %q", len(given), aside)
 	}
 }
@@ -161,7 +161,7 @@ func TestLedgerDamaged(t *testing.T) {
 	}
 	for range 2 { // it says so after a further restart, too
 		l, stop = openedLedger(t, dir)
-		failure, aside, until := l.Standing()
+		aside, until, failure := l.Standing()
 		if kept, err := os.ReadFile(aside); failure != nil || err != nil || string(kept) != string(bad) {
 			t.Errorf("%v; set aside as %q: %v", failure, aside, err)
 		}
@@ -199,7 +199,7 @@ func TestLedgerDiskFull(t *testing.T) {
 	if hint.CodeOf(err) != "disk_full" || hint.Of(err) == "" || status.Code(err) != codes.Unavailable || !strings.Contains(err.Error(), "not issued") {
 		t.Errorf("full disk: %v (code %q, hint %q)", err, hint.CodeOf(err), hint.Of(err))
 	}
-	if failure, _, _ := l.Standing(); failure == nil || len(l.Leaves()) != 1 {
+	if _, _, failure := l.Standing(); failure == nil || len(l.Leaves()) != 1 {
 		t.Errorf("standing %v, %d certificates", failure, len(l.Leaves()))
 	}
 	if err := l.Keep(t.Context(), issued("second", ends+1)); err != nil {
@@ -218,7 +218,7 @@ func TestLedgerDiskFull(t *testing.T) {
 	if err := l.Keep(t.Context(), issued("third", ends+2)); err != nil {
 		t.Errorf("with room again: %v", err)
 	}
-	if failure, _, _ := l.Standing(); failure != nil {
+	if _, _, failure := l.Standing(); failure != nil {
 		t.Errorf("standing %v", failure)
 	}
 	again, _ := openedLedger(t, dir)

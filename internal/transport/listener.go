@@ -23,8 +23,9 @@ type Bounds struct {
 	// Connections at a time; 0 means 16,384. Beyond them a new one is closed at once. Each costs some 40 kB with its
 	// stream, so that is 650 MB.
 	Connections int
-	// Strangers are connections whose other end has not shown a certificate; 0 means 256. Beyond them the oldest one is
-	// closed, so that a flood displaces itself: who has a certificate needs a few milliseconds to show it.
+	// Strangers are connections whose other end has not shown a certificate; 0 means 2,048, some 40 MB. Beyond them the
+	// oldest one is closed, so that a flood displaces itself: who has a certificate needs a few milliseconds to show it.
+	// With fewer, proxies that all start at once would displace each other.
 	Strangers int
 	// Handshake is how long a connection may take until TLS and HTTP/2 are there; 0 means 5 s.
 	Handshake time.Duration
@@ -38,7 +39,7 @@ func (b Bounds) withDefaults() Bounds {
 		b.Connections = 16384
 	}
 	if b.Strangers <= 0 {
-		b.Strangers = 256
+		b.Strangers = 2048
 	}
 	if b.Handshake <= 0 {
 		b.Handshake = 5 * time.Second
