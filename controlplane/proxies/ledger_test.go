@@ -130,7 +130,7 @@ func FuzzReadLeaves(f *testing.F) {
 	f.Add([]byte{})
 	f.Add(one)
 	f.Add(append((leaves{next: 3, aside: "x", unknown: now}).text(), one...))
-	f.Add(bytes.Repeat(one, 4000))
+	f.Add(bytes.Repeat(one, 2*maxPerProxy))
 	f.Add([]byte("00000000 {}\n"))
 	f.Add(ledgerLine{Number: 1<<64 - 1, Serial: "x", Kind: "sidecar", Namespace: "a", Instance: "b", Account: "c", NotAfter: 1 << 40}.text())
 	f.Fuzz(func(t *testing.T, text []byte) {
