@@ -9,7 +9,7 @@ import (
 	"isthmus.dev/isthmus/mesh"
 )
 
-// AnnotationProxy says what stands beside a workload: "sidecar", or "gateway" for an east-west gateway's own entry.
+// AnnotationProxy says what stands beside a workload: a mesh.ProxyKind, which is mesh.EastWest for a gateway's own entry.
 const AnnotationProxy = "isthmus.dev/proxy"
 
 // DefaultAccount is the service account of a workload that names none.
@@ -20,11 +20,11 @@ func makeWorkload(m *maker) {
 	if !m.message(&spec) {
 		return
 	}
-	switch kind := m.meta.Annotations[AnnotationProxy]; kind {
-	case "gateway":
+	switch kind := mesh.ProxyKind(m.meta.Annotations[AnnotationProxy]); kind {
+	case mesh.EastWest:
 		m.item.nothing = true
 		return
-	case "sidecar":
+	case mesh.Sidecar:
 	default:
 		m.r.at(m.root, m.item.ID().String()).add(CodeNotSupported, "", "metadata.annotations",
 			"a workload without a sidecar is not supported yet (annotation %s is %q)", AnnotationProxy, kind)(

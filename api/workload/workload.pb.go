@@ -103,13 +103,16 @@ func (x *Token) GetExpiresUnix() int64 {
 	return 0
 }
 
+// IssueRequest asks for a certificate. One of three speaks for the proxy: the token, for the first one; the certificate
+// of the connection; or, when that has expired so that no connection can show it any more, the one in expired.
 type IssueRequest struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// The token's id and secret for the first certificate; both empty on renewal,
-	// when the current certificate speaks.
-	TokenId       []byte `protobuf:"bytes,1,opt,name=token_id,json=tokenId,proto3" json:"token_id,omitempty"`
-	TokenSecret   []byte `protobuf:"bytes,2,opt,name=token_secret,json=tokenSecret,proto3" json:"token_secret,omitempty"`
-	Csr           []byte `protobuf:"bytes,3,opt,name=csr,proto3" json:"csr,omitempty"` // PKCS#10, DER; only its key is used
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	TokenId     []byte                 `protobuf:"bytes,1,opt,name=token_id,json=tokenId,proto3" json:"token_id,omitempty"`
+	TokenSecret []byte                 `protobuf:"bytes,2,opt,name=token_secret,json=tokenSecret,proto3" json:"token_secret,omitempty"`
+	Csr         []byte                 `protobuf:"bytes,3,opt,name=csr,proto3" json:"csr,omitempty"` // PKCS#10, DER; only its key is used
+	// The expired certificate with its chain, DER, leaf first. The request in csr is then for the same key, which it
+	// thereby proves possession of.
+	Expired       [][]byte `protobuf:"bytes,4,rep,name=expired,proto3" json:"expired,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -161,6 +164,13 @@ func (x *IssueRequest) GetTokenSecret() []byte {
 func (x *IssueRequest) GetCsr() []byte {
 	if x != nil {
 		return x.Csr
+	}
+	return nil
+}
+
+func (x *IssueRequest) GetExpired() [][]byte {
+	if x != nil {
+		return x.Expired
 	}
 	return nil
 }
@@ -390,11 +400,12 @@ const file_api_workload_workload_proto_rawDesc = "" +
 	"\n" +
 	"anchor_pem\x18\x03 \x01(\fR\tanchorPem\x12#\n" +
 	"\rcontrol_plane\x18\x04 \x01(\tR\fcontrolPlane\x12!\n" +
-	"\fexpires_unix\x18\x05 \x01(\x03R\vexpiresUnix\"^\n" +
+	"\fexpires_unix\x18\x05 \x01(\x03R\vexpiresUnix\"x\n" +
 	"\fIssueRequest\x12\x19\n" +
 	"\btoken_id\x18\x01 \x01(\fR\atokenId\x12!\n" +
 	"\ftoken_secret\x18\x02 \x01(\fR\vtokenSecret\x12\x10\n" +
-	"\x03csr\x18\x03 \x01(\fR\x03csr\"\x88\x01\n" +
+	"\x03csr\x18\x03 \x01(\fR\x03csr\x12\x18\n" +
+	"\aexpired\x18\x04 \x03(\fR\aexpired\"\x88\x01\n" +
 	"\rIssueResponse\x12\x14\n" +
 	"\x05chain\x18\x01 \x03(\fR\x05chain\x12\x1d\n" +
 	"\n" +

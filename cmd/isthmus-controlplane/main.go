@@ -51,6 +51,7 @@ A new control plane is alone. Found a federation with 'isthmus cluster init', or
 	f := cmd.Flags()
 	f.StringVar(&config.Dir, "dir", "", "folder for registry, keys, documents and catalogues (required)")
 	f.StringVar(&config.Run, "run", "", "folder for sockets, with a short path (required)")
+	f.StringVar(&config.Listen, "listen", "", "HOST:PORT to serve this cluster's proxies on as well, with the same TLS; default: only on the socket below --run")
 	f.StringSliceVar(&config.Etcd.Endpoints, "etcd-endpoints", nil, "https://host:port of an outside etcd; default: an embedded one below --dir")
 	f.StringVar(&config.Etcd.Cert, "etcd-cert", "", "client certificate for --etcd-endpoints, PEM")
 	f.StringVar(&config.Etcd.Key, "etcd-key", "", "its private key, PEM")

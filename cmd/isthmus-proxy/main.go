@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"isthmus.dev/isthmus/internal/hint"
+	"isthmus.dev/isthmus/internal/transport"
 	"isthmus.dev/isthmus/internal/version"
 	"isthmus.dev/isthmus/mesh"
 	"isthmus.dev/isthmus/proxy/agent"
@@ -56,6 +57,7 @@ func (e *usageError) Unwrap() error { return e.error }
 type options struct {
 	agent     agent.Config
 	tokenFD   int
+	address   string // of the control plane
 	upstreams []string
 	redirect  bool
 	level     slog.Level
@@ -71,22 +73,23 @@ func command() *cobra.Command {
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
 	root.AddCommand(
-		role(bootstrap.Sidecar, "Stand beside a workload: redirect its traffic, answer its DNS, speak mTLS for it"),
-		role(bootstrap.Gateway, "Pass other clusters' connections to this cluster's workloads"),
+		role(mesh.Sidecar, "Stand beside a workload: redirect its traffic, answer its DNS, speak mTLS for it"),
+		role(mesh.EastWest, "Pass other clusters' connections to this cluster's workloads"),
 	)
 	return root
 }
 
-func role(kind bootstrap.Kind, short string) *cobra.Command {
+func role(kind mesh.ProxyKind, short string) *cobra.Command {
 	o := options{agent: agent.Config{Kind: kind}}
 	cmd := &cobra.Command{
-		Use:   string(kind) + " --run DIR --dir DIR --name INSTANCE",
+		Use:   string(kind) + " --run DIR --dir DIR --name INSTANCE [--control-plane ADDRESS]",
 		Short: short,
 		Args:  cobra.NoArgs,
 		RunE:  func(*cobra.Command, []string) error { return run(o) },
 	}
 	f := cmd.Flags()
-	f.StringVar(&o.agent.RunDir, "run", "", "the cluster's folder of sockets, with a short path (required)")
+	f.StringVar(&o.agent.RunDir, "run", "", "folder for sockets, with a short path (required)")
+	f.StringVar(&o.address, "control-plane", "", "where the control plane is: unix:///path/of/the.sock or HOST:PORT; default: workload.sock in --run")
 	f.StringVar(&o.agent.StateDir, "dir", "", "folder for the key, certificates and the last good configuration (required)")
 	f.StringVar(&o.agent.Instance, "name", "", "name of the instance (required)")
 	f.StringVar(&o.agent.Envoy, "envoy", "", "path of Envoy "+version.Envoy+"; default: "+envoyEnv+", or .tools/envoy beside the folder of this program")
@@ -98,7 +101,7 @@ func role(kind bootstrap.Kind, short string) *cobra.Command {
 	for _, name := range []string{"run", "dir", "name"} {
 		_ = cmd.MarkFlagRequired(name)
 	}
-	if kind == bootstrap.Gateway {
+	if kind == mesh.EastWest {
 		f.StringVar(&o.agent.Namespace, "namespace", mesh.SystemNamespace, "namespace of the instance")
 		return cmd
 	}
@@ -115,13 +118,16 @@ func run(o options) error {
 	if o.agent.Envoy, err = findEnvoy(o.agent.Envoy); err != nil {
 		return err
 	}
+	if o.agent.ControlPlane, err = o.controlPlane(); err != nil {
+		return err
+	}
 	if o.agent.Token, err = readToken(o.tokenFD); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	group, ctx := errgroup.WithContext(ctx)
-	if o.agent.Kind == bootstrap.Sidecar {
+	if o.agent.Kind == mesh.Sidecar {
 		names, err := o.nameServer()
 		if err != nil {
 			return err
@@ -171,6 +177,22 @@ func run(o options) error {
 		return err
 	}
 	return nil
+}
+
+// controlPlane gives the address of the control plane; zero if none is told. Where traffic is redirected, the agent's own
+// connections to it are left alone like those of its Envoy.
+func (o *options) controlPlane() (transport.Address, error) {
+	if o.address == "" {
+		return transport.Address{}, nil
+	}
+	at, err := transport.Parse(o.address)
+	if err != nil {
+		return transport.Address{}, &usageError{fmt.Errorf("--control-plane: %w", err)}
+	}
+	if o.redirect {
+		at = at.Marked(bootstrap.Mark)
+	}
+	return at, nil
 }
 
 // nameServer makes the pod's name server.

@@ -49,10 +49,10 @@ type fakeWorkloads struct {
 	minted []string
 }
 
-func (f *fakeWorkloads) MintToken(kind, namespace, account, instance string) ([]byte, error) {
+func (f *fakeWorkloads) MintToken(proxy mesh.ProxyID, account string) ([]byte, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.minted = append(f.minted, strings.Join([]string{kind, namespace, account, instance}, " "))
+	f.minted = append(f.minted, proxy.String()+" "+account)
 	return []byte("token"), nil
 }
 
@@ -282,11 +282,11 @@ func TestRegister(t *testing.T) {
 		t.Errorf("export %+v", value)
 	}
 	again, err := l.mesh.RegisterWorkload(ctx, &admin.RegisterWorkloadRequest{Namespace: "shop", Name: "ratings-1", TokenOnly: true})
-	if err != nil || string(again.GetToken()) != "token" || l.workload.last() != "sidecar shop ratings ratings-1" {
+	if err != nil || string(again.GetToken()) != "token" || l.workload.last() != "sidecar shop/ratings-1 ratings" {
 		t.Errorf("token only: %v, minted for %s", err, l.workload.last())
 	}
 	gateway := &admin.RegisterWorkloadRequest{Kind: "gateway", Namespace: mesh.SystemNamespace, Name: "gateway"}
-	if _, err := l.mesh.RegisterWorkload(ctx, gateway); err != nil || l.workload.last() != "gateway isthmus-system gateway gateway" {
+	if _, err := l.mesh.RegisterWorkload(ctx, gateway); err != nil || l.workload.last() != "gateway isthmus-system/gateway gateway" {
 		t.Errorf("gateway: %v, minted for %s", err, l.workload.last())
 	}
 	alive, name := member("shop"), mesh.WorkloadName{Namespace: "shop", Name: "alive-1"}
@@ -507,11 +507,27 @@ func TestCheckAndHealth(t *testing.T) {
 		t.Errorf("without a Federation: %v", err)
 	}
 	proxies := []*admin.Proxy{{Instance: "shop/a", Connected: true}, {Instance: "shop/b", Connected: true, Clusters: &admin.ProxyType{}}}
-	if c := checkProxies(proxies); c.GetStatus() != checkWarn || !strings.Contains(c.GetMessage(), "shop/b") {
+	if c := checkProxies(2, proxies); c.GetStatus() != checkWarn || !strings.Contains(c.GetMessage(), "shop/b") {
 		t.Errorf("a proxy that is behind: %v", c)
 	}
-	if c := checkProxies(append(proxies, &admin.Proxy{Instance: "shop/c", Nack: "no"})); c.GetStatus() != checkFail || !strings.Contains(c.GetMessage(), "shop/c") {
+	if c := checkProxies(3, append(proxies, &admin.Proxy{Instance: "shop/c", Nack: "no"})); c.GetStatus() != checkFail || !strings.Contains(c.GetMessage(), "shop/c") {
 		t.Errorf("a proxy that refused: %v", c)
+	}
+	for why, test := range map[string]struct {
+		registered int
+		proxies    []*admin.Proxy
+		want       string
+	}{
+		"none is connected":               {2, []*admin.Proxy{{Instance: "shop/a"}}, checkFail},
+		"none was since the start":        {2, nil, checkFail},
+		"none is registered":              {0, nil, checkOK},
+		"one of two is, up to date":       {2, proxies[:1], checkOK},
+		"one of two is, the other is not": {2, []*admin.Proxy{proxies[0], {Instance: "shop/b"}}, checkWarn},
+	} {
+		c := checkProxies(test.registered, test.proxies)
+		if c.GetId() != "proxies" || c.GetStatus() != test.want || (c.GetHint() == "") != (test.want == checkOK) {
+			t.Errorf("%s: %v, want %s", why, c, test.want)
+		}
 	}
 }
 

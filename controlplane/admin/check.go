@@ -23,9 +23,11 @@ const (
 // Check looks at everything this control plane needs, and says what to do.
 func (s *meshServer) Check(ctx context.Context, _ *admin.CheckRequest) (*admin.CheckResponse, error) {
 	snapshot := s.config.Snapshot()
-	out := []*admin.Check{s.checkRegistry(ctx), checkState(snapshot), checkMembership(snapshot), checkPeers(snapshot)}
+	registry, proxies := s.checkRegistry(ctx)
+	out := []*admin.Check{registry, checkState(snapshot), checkMembership(snapshot), checkPeers(snapshot)}
 	if s.config.Proxies != nil {
-		out = append(out, checkProxies(s.config.Proxies()))
+		// A gateway's entry is in the registry alone; where that cannot be read, the state knows the workloads.
+		out = append(out, checkProxies(max(proxies, snapshot.Workloads.Len()), s.config.Proxies()))
 	}
 	if s.config.Checks != nil {
 		out = append(out, s.config.Checks(ctx)...)
@@ -33,14 +35,20 @@ func (s *meshServer) Check(ctx context.Context, _ *admin.CheckRequest) (*admin.C
 	return &admin.CheckResponse{Checks: out}, nil
 }
 
-func (s *meshServer) checkRegistry(ctx context.Context) *admin.Check {
+// checkRegistry also counts the proxies that are registered.
+func (s *meshServer) checkRegistry(ctx context.Context) (check *admin.Check, proxies int) {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
 	objects, _, err := s.config.Registry.List(ctx, config.Query{})
 	if err != nil {
-		return &admin.Check{Id: "registry", Status: checkFail, Message: err.Error(), Hint: "look at the log of the control plane, and at the disk of its folder"}
+		return &admin.Check{Id: "registry", Status: checkFail, Message: err.Error(), Hint: "look at the log of the control plane, and at the disk of its folder"}, 0
 	}
-	return &admin.Check{Id: "registry", Status: checkOK, Message: fmt.Sprintf("%d objects", len(objects))}
+	for _, o := range objects {
+		if o.Name.Kind == config.KindWorkloadEntry {
+			proxies++
+		}
+	}
+	return &admin.Check{Id: "registry", Status: checkOK, Message: fmt.Sprintf("%d objects", len(objects))}, proxies
 }
 
 func checkState(snapshot *world.Snapshot) *admin.Check {
@@ -89,9 +97,15 @@ func checkPeers(snapshot *world.Snapshot) *admin.Check {
 		Hint: "check that they run, and that this cluster reaches their gateways (isthmus cluster list shows the addresses)"}
 }
 
-func checkProxies(proxies []*admin.Proxy) *admin.Check {
+// checkProxies looks at what proxies have taken. When none of the registered ones is connected, it is not them who are
+// away.
+func checkProxies(registered int, proxies []*admin.Proxy) *admin.Check {
 	var refused, behind []string
+	connected := 0
 	for _, p := range proxies {
+		if p.GetConnected() {
+			connected++
+		}
 		synced := true
 		for _, t := range []*admin.ProxyType{p.GetClusters(), p.GetListeners(), p.GetRoutes(), p.GetEndpoints(), p.GetSecrets()} {
 			synced = synced && (t == nil || t.GetSynced())
@@ -106,6 +120,9 @@ func checkProxies(proxies []*admin.Proxy) *admin.Check {
 	slices.Sort(refused)
 	slices.Sort(behind)
 	switch {
+	case registered > 0 && connected == 0:
+		return &admin.Check{Id: "proxies", Status: checkFail, Message: fmt.Sprintf("none of the proxies that are registered (%d) is connected", registered),
+			Hint: "they come back by themselves within a minute of a start; if not, look at the log of one: it says why (an identity that expired more than a week ago takes a new start of the workload)"}
 	case len(refused) > 0:
 		return &admin.Check{Id: "proxies", Status: checkFail, Message: "refused their configuration: " + strings.Join(refused, ", "), Hint: "isthmus proxy status says why; please report it"}
 	case len(behind) > 0:

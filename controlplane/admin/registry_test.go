@@ -96,7 +96,7 @@ func TestRegistryFails(t *testing.T) {
 		t.Errorf("watched %v, want SYNCED at the version of the list", watch.got)
 	}
 	registry.list = gone
-	if check := server.checkRegistry(ctx); check.GetStatus() != checkFail || check.GetMessage() != gone.Error() || check.GetHint() == "" {
+	if check, _ := server.checkRegistry(ctx); check.GetStatus() != checkFail || check.GetMessage() != gone.Error() || check.GetHint() == "" {
 		t.Errorf("check of a registry that fails: %v", check)
 	}
 }

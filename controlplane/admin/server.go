@@ -43,7 +43,7 @@ type Federation interface {
 // Workloads issues what proxies need to get their identity.
 type Workloads interface {
 	// MintToken makes the one-use token of a proxy, an encoded isthmus.workload.v1.Token.
-	MintToken(kind, namespace, account, instance string) ([]byte, error)
+	MintToken(proxy mesh.ProxyID, account string) ([]byte, error)
 }
 
 // Config of a Server. Federation, Workloads, Proxies, Checks and Reckon may be nil: what

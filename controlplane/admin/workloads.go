@@ -19,11 +19,8 @@ import (
 	"isthmus.dev/isthmus/mesh"
 )
 
-// Kinds of proxies.
-const (
-	kindSidecar = "sidecar"
-	kindGateway = "gateway"
-)
+// gatewayAccount is the service account of a gateway that names none.
+const gatewayAccount = "gateway"
 
 // labelApp ties a registered workload to its service.
 const labelApp = "app"
@@ -59,11 +56,16 @@ func (s *meshServer) RegisterWorkload(ctx context.Context, request *admin.Regist
 	} else if err := s.register(ctx, snapshot, w, entry); err != nil {
 		return nil, err
 	}
-	token, err := s.config.Workloads.MintToken(w.GetKind(), w.GetNamespace(), w.GetServiceAccount(), w.GetName())
+	token, err := s.config.Workloads.MintToken(proxyOf(w), w.GetServiceAccount())
 	if err != nil {
 		return nil, err
 	}
 	return &admin.RegisterWorkloadResponse{Token: token, WorkloadSocket: s.config.WorkloadSocket}, nil
+}
+
+// proxyOf is the proxy that a request is about.
+func proxyOf(w *admin.RegisterWorkloadRequest) mesh.ProxyID {
+	return mesh.ProxyID{Kind: mesh.ProxyKind(w.GetKind()), Namespace: w.GetNamespace(), Instance: w.GetName()}
 }
 
 // checkedWorkload fills in what a request may leave out, and refuses what cannot be.
@@ -76,26 +78,24 @@ func checkedWorkload(request *admin.RegisterWorkloadRequest) (*admin.RegisterWor
 	if w.Labels == nil {
 		w.Labels = map[string]string{}
 	}
-	w.Kind = cmp.Or(w.Kind, kindSidecar)
-	if w.Kind == kindGateway {
-		w.ServiceAccount = cmp.Or(w.ServiceAccount, kindGateway)
+	w.Kind = cmp.Or(w.Kind, string(mesh.Sidecar))
+	gateway := proxyOf(w).Kind == mesh.EastWest
+	if gateway {
+		w.ServiceAccount = cmp.Or(w.ServiceAccount, gatewayAccount)
 	}
 	w.ServiceAccount = cmp.Or(w.ServiceAccount, config.DefaultAccount)
 	invalid := func(format string, args ...any) error {
 		return hint.Code(status.Errorf(codes.InvalidArgument, format, args...), "invalid")
 	}
+	if err := proxyOf(w).Validate(); err != nil {
+		return nil, invalid("%v", err)
+	}
 	switch {
-	case w.Kind != kindSidecar && w.Kind != kindGateway:
-		return nil, invalid("a proxy is a sidecar or a gateway, not %q", w.Kind)
-	case !mesh.IsLabel(w.Namespace):
-		return nil, invalid("namespace %q is not a DNS-1123 label", w.Namespace)
 	case !mesh.IsLabel(w.Name):
 		return nil, invalid("instance name %q is not a DNS-1123 label", w.Name)
 	case !mesh.IsSubdomain(w.ServiceAccount):
 		return nil, invalid("service account %q is not a DNS-1123 name", w.ServiceAccount)
-	case (w.Kind == kindGateway) != (w.Namespace == mesh.SystemNamespace):
-		return nil, invalid("namespace %s is for gateways, and gateways are only there; %s %s/%s is not", mesh.SystemNamespace, w.Kind, w.Namespace, w.Name)
-	case w.Kind == kindGateway && w.Service != "":
+	case gateway && w.Service != "":
 		return nil, invalid("a gateway is an instance of no service")
 	case w.Service == "" && w.Export:
 		return nil, invalid("to export it takes a service")

@@ -27,6 +27,7 @@ import (
 	"isthmus.dev/isthmus/federation/membership"
 	"isthmus.dev/isthmus/federation/peers"
 	"isthmus.dev/isthmus/internal/hint"
+	"isthmus.dev/isthmus/internal/transport"
 )
 
 // Config of a control plane.
@@ -35,6 +36,8 @@ type Config struct {
 	Dir string
 	// Run is a folder for sockets; its path is short, for a socket's address has 107 bytes at most. 0700.
 	Run string
+	// Listen is a host:port on which proxies are served too, beside the socket below Run; empty: nowhere else.
+	Listen string
 	// Etcd is an outside registry; without endpoints it is embedded in this process, below Dir.
 	Etcd etcd.ExternalConfig
 	// AgentReturn is how long instances known from before a start count as they were, until their agents come back; 0
@@ -60,6 +63,11 @@ func (c Config) Validate() error {
 		return fmt.Errorf("--agent-return %s is negative", c.AgentReturn)
 	case c.Log == nil:
 		return errors.New("no logger")
+	}
+	if c.Listen != "" {
+		if err := transport.CheckListen(c.Listen); err != nil {
+			return fmt.Errorf("--listen: %w", err)
+		}
 	}
 	if len(c.Etcd.Endpoints) > 0 {
 		return c.Etcd.Validate()

@@ -4,19 +4,29 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
+	"net"
+	"path/filepath"
+	"slices"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
 	adminpb "isthmus.dev/isthmus/api/admin"
 	"isthmus.dev/isthmus/api/rpc/workloadrpc"
+	"isthmus.dev/isthmus/config"
 	"isthmus.dev/isthmus/controlplane/admin"
 	"isthmus.dev/isthmus/controlplane/proxies"
 	"isthmus.dev/isthmus/controlplane/translate"
 	"isthmus.dev/isthmus/controlplane/xdsserver"
+	"isthmus.dev/isthmus/internal/hint"
 	"isthmus.dev/isthmus/internal/hint/wire"
+	"isthmus.dev/isthmus/internal/transport"
 	"isthmus.dev/isthmus/mesh"
 	"isthmus.dev/isthmus/trust/anchor"
 	"isthmus.dev/isthmus/trust/identity"
@@ -24,7 +34,7 @@ import (
 	"isthmus.dev/isthmus/xds/stream"
 )
 
-// workloadSocket is where this cluster's proxies find identity, health and xDS.
+// workloadSocket is where this cluster's proxies find identity, health and xDS; Config.Listen is another such place.
 const workloadSocket = "workload.sock"
 
 // workloads is everything between this control plane and its own proxies.
@@ -33,7 +43,9 @@ type workloads struct {
 	issuer *identity.Issuer
 	xds    *xdsserver.Server
 	health *proxies.Tracker
+	ledger *proxies.Ledger
 	server *grpc.Server
+	guard  *transport.Guard
 }
 
 var _ admin.Workloads = (*workloads)(nil)
@@ -41,10 +53,13 @@ var _ admin.Workloads = (*workloads)(nil)
 func (cp *controlPlane) newWorkloads() (*workloads, error) {
 	w := &workloads{controlPlane: cp}
 	m := cp.membership
-	w.issuer = identity.New(identity.Config{
-		CA: m.Issuer, Trust: m.Trust, Verifier: m.Verifier, Registered: w.registered, Log: cp.log,
-	})
 	var err error
+	if w.ledger, err = proxies.OpenLedger(filepath.Join(cp.config.Dir, "proxies"), cp.log, nil); err != nil {
+		return nil, err
+	}
+	w.issuer = identity.New(identity.Config{
+		CA: m.Issuer, Trust: m.Trust, Verifier: m.Verifier, Registered: w.registered, Keep: w.ledger.Keep, Log: cp.log,
+	})
 	w.xds, err = xdsserver.New(xdsserver.Config{
 		Snapshot: cp.world.Snapshot, Watch: cp.world.Watch, Log: cp.log,
 		Options: translate.Options{FederationSocket: cp.config.socket(federationSocket)},
@@ -54,16 +69,18 @@ func (cp *controlPlane) newWorkloads() (*workloads, error) {
 				return "", false
 			}
 			return mesh.TrustDomainOf(identity.Self, identity.Federation), true
-		}),
+		}, time.Now),
 	})
 	if err != nil {
 		return nil, err
 	}
 	w.health = proxies.New(proxies.Config{
-		Send: cp.world.Send, Identify: w.caller, Snapshot: cp.world.Snapshot, Watch: cp.world.Watch, Reconnect: cp.config.AgentReturn, Logger: cp.log,
+		Send: cp.world.Send, Identify: w.caller, Snapshot: cp.world.Snapshot, Watch: cp.world.Watch, Reconnect: cp.config.AgentReturn,
+		CertificateEnds: w.ledger.End, Logger: cp.log,
 	})
-	w.server = grpc.NewServer(append(wire.ServerOptions(cp.log),
-		grpc.Creds(credentials.NewTLS(w.tls())), grpc.MaxRecvMsgSize(stream.MaxMessage))...)
+	w.guard = transport.NewGuard(transport.Bounds{}, cp.log)
+	w.server = grpc.NewServer(slices.Concat(wire.ServerOptions(cp.log), w.guard.Server(credentials.NewTLS(w.tls())),
+		[]grpc.ServerOption{grpc.MaxRecvMsgSize(stream.MaxMessage)})...)
 	workloadrpc.RegisterIdentityServer(w.server, w.issuer)
 	workloadrpc.RegisterHealthServer(w.server, w.health)
 	w.xds.Register(w.server)
@@ -94,43 +111,87 @@ func (w *workloads) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	listeners := []net.Listener{listener}
+	if w.config.Listen != "" {
+		listener, err := transport.ListenTCP(ctx, w.config.Listen)
+		if err != nil {
+			return errors.Join(err, listeners[0].Close())
+		}
+		listeners = append(listeners, listener)
+	}
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return serve(ctx, w.server, listener) })
+	for _, l := range listeners {
+		group.Go(func() error { return serve(ctx, w.server, w.guard.Listener(l)) })
+	}
 	group.Go(func() error { return w.xds.Run(ctx) })
 	group.Go(func() error { return w.health.Run(ctx) })
+	group.Go(func() error { return w.ledger.Run(ctx) })
 	return group.Wait()
 }
 
-// registered tells whether a proxy may go on renewing: its workload is in the registry; a gateway is the mesh's own.
-func (w *workloads) registered(r identity.Record) bool {
-	if r.Kind == identity.Gateway {
-		return true
+// registered says why a proxy may not have an identity any more: its entry is gone from the registry, or is of another
+// account now. A gateway's entry is no workload of the state, so the registry is asked.
+func (w *workloads) registered(ctx context.Context, r identity.Record) error {
+	refused := status.Errorf(codes.PermissionDenied, "%s is not registered any more: its identity is not renewed", r)
+	if r.Kind == mesh.EastWest {
+		_, err := w.store.Get(ctx, mesh.ObjectName{Kind: config.KindWorkloadEntry, Namespace: r.Namespace, Name: r.Instance})
+		switch {
+		case errors.Is(err, config.ErrNotFound):
+			return refused
+		case err != nil:
+			return status.Errorf(codes.Unavailable, "look up %s: %v", r, err)
+		}
+		return nil
 	}
-	_, ok := w.world.Snapshot().Workloads.Get(mesh.WorkloadName{Namespace: r.Namespace, Name: r.Instance})
-	return ok
+	s := w.world.Snapshot()
+	if !s.Ready {
+		return status.Errorf(codes.Unavailable, "this control plane is loading its state and does not know yet whether %s is registered", r)
+	}
+	switch workload := s.Workloads.At(r.Workload()); {
+	case workload == nil:
+		return refused
+	case workload.ServiceAccount != r.Account:
+		return status.Errorf(codes.PermissionDenied, "%s is registered with service account %q, not with %q: its identity is not renewed", r, workload.ServiceAccount, r.Account)
+	}
+	return nil
 }
 
 // caller is the workload at the other end of a health stream.
 func (w *workloads) caller(ctx context.Context) (mesh.WorkloadName, error) {
 	record, err := w.issuer.Caller(ctx)
-	return mesh.WorkloadName{Namespace: record.Namespace, Name: record.Instance}, err
+	return record.Workload(), err
 }
 
 // MintToken implements admin.Workloads.
-func (w *workloads) MintToken(kind, namespace, account, instance string) ([]byte, error) {
-	token, err := w.issuer.Mint(identity.Record{Kind: kind, Namespace: namespace, Account: account, Instance: instance})
+func (w *workloads) MintToken(proxy mesh.ProxyID, account string) ([]byte, error) {
+	token, err := w.issuer.Mint(identity.Record{ProxyID: proxy, Account: account})
 	if err != nil {
 		return nil, err
 	}
 	return proto.Marshal(token)
 }
 
+// checkLedger is the part of `isthmus check` about issued certificates.
+func (w *workloads) checkLedger() *adminpb.Check {
+	check := &adminpb.Check{Id: "ledger", Status: "ok", Message: fmt.Sprintf("%d certificates of proxies may be in use", len(w.ledger.Leaves()))}
+	switch aside, until, failure := w.ledger.Standing(); {
+	case failure != nil:
+		check.Status, check.Message, check.Hint = "fail", failure.Error(), hint.Of(failure)
+	case aside != "":
+		check.Status = "warn"
+		check.Message = fmt.Sprintf("the ledger was damaged and is set aside as %s: until %s certificates may be in use that it has lost", aside, until.UTC().Format(time.RFC3339))
+		check.Hint = "look at the disk; nothing else is to be done, for proxies renew their certificates by then"
+	}
+	return check
+}
+
 // proxies shows what each proxy has taken. One that is away is missed as long as its workload is registered.
 func (w *workloads) proxies() []*adminpb.Proxy {
 	var out []*adminpb.Proxy
+	workloads := w.world.Snapshot().Workloads
 	for _, status := range w.xds.Status() {
 		id := status.ID
-		if status.Connected || w.registered(identity.Record{Kind: string(id.Kind), Namespace: id.Namespace, Instance: id.Instance}) {
+		if _, registered := workloads.Get(id.Workload()); status.Connected || registered || id.Kind == mesh.EastWest {
 			out = append(out, proxyView(&status))
 		}
 	}

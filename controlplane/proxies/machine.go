@@ -20,7 +20,9 @@ import (
 type machine struct {
 	grace, reconnect time.Duration
 	started          bool // the first workloads have been seen
-	entries          map[mesh.WorkloadName]*entry
+	// certificateEnds is when the last certificate of a workload's proxy ends, zero if nobody knows.
+	certificateEnds func(mesh.WorkloadName) time.Time
+	entries         map[mesh.WorkloadName]*entry
 }
 
 // entry is what is known of one workload.
@@ -32,8 +34,8 @@ type entry struct {
 	deadline time.Time
 }
 
-func newMachine(grace, reconnect time.Duration) *machine {
-	return &machine{grace: grace, reconnect: reconnect, entries: map[mesh.WorkloadName]*entry{}}
+func newMachine(grace, reconnect time.Duration, certificateEnds func(mesh.WorkloadName) time.Time) *machine {
+	return &machine{grace: grace, reconnect: reconnect, certificateEnds: certificateEnds, entries: map[mesh.WorkloadName]*entry{}}
 }
 
 // opened notes the stream of a workload; an older one is forgotten.
@@ -87,7 +89,7 @@ func (m *machine) published(now time.Time, workloads pmap.Map[mesh.WorkloadName,
 		m.started = true
 		for name, w := range workloads.All() {
 			if m.entries[name] == nil {
-				m.entries[name] = &entry{ready: w.Ready, deadline: now.Add(m.reconnect)}
+				m.entries[name] = &entry{ready: w.Ready, deadline: now.Add(timeToReturn(now, m.certificateEnds(name), m.reconnect))}
 			}
 		}
 	}

@@ -1,4 +1,4 @@
-// Package proxies keeps track of which workloads answer.
+// Package proxies keeps track of which workloads answer, and of the certificates their proxies were given ([Ledger]).
 //
 // Every proxy agent holds a stream to its control plane and reports its application
 // on it; the end of the stream is itself a report. What follows from reports,
@@ -36,8 +36,11 @@ type Config struct {
 	// Grace is how long a workload whose stream ended stays as it was; 0 means 2 s.
 	// It covers an agent that reconnects, and delays the news of one that died.
 	Grace time.Duration
-	// Reconnect is how long workloads known from disk have after a start; 0 means 15 s.
+	// Reconnect is how long workloads known from disk have after a start, if all they have to do is to connect; 0 means
+	// 15 s.
 	Reconnect time.Duration
+	// CertificateEnds is when the last certificate of a proxy ends, zero if that is not known; the Ledger's.
+	CertificateEnds func(mesh.ProxyID) time.Time
 }
 
 // Tracker serves workloadrpc.Health. Use New.
@@ -83,7 +86,9 @@ func New(config Config) *Tracker {
 // owner takes no more.
 func (t *Tracker) Run(ctx context.Context) error {
 	defer close(t.stopped)
-	m := newMachine(t.config.Grace, t.config.Reconnect)
+	m := newMachine(t.config.Grace, t.config.Reconnect, func(name mesh.WorkloadName) time.Time {
+		return t.config.CertificateEnds(mesh.ProxyID{Kind: mesh.Sidecar, Namespace: name.Namespace, Instance: name.Name})
+	})
 	changed := t.config.Watch(ctx)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -104,8 +109,7 @@ func (t *Tracker) Run(ctx context.Context) error {
 				changed = nil // ctx has ended
 				continue
 			}
-			// Before the state is complete nobody is missing from it.
-			if s := t.config.Snapshot(); s.Ready {
+			if s := t.config.Snapshot(); m.judges(s) {
 				updates = m.published(time.Now(), s.Workloads)
 			}
 		case now := <-timer.C:

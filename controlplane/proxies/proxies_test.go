@@ -49,26 +49,32 @@ func TestMachine(t *testing.T) {
 		second float64
 		step   step
 	}
+	good := time.Unix(3600, 0)
 	tests := []struct {
 		why   string
 		steps []at
 		until float64
-		want  []string // "second ready"
+		want  []string  // "second ready"
+		ends  time.Time // of its certificate
 	}{
-		{"from disk and back in time: nothing is said of its absence", []at{{0, see(has(true))}, {14, open(1)}, {14.5, say(1, true)}}, 60, []string{"14.5 true"}},
-		{"from disk and never back", []at{{0, see(has(true))}}, 60, []string{"15 false"}},
-		{"back, but the application is gone", []at{{0, see(has(true))}, {1, open(1)}, {1, say(1, false)}}, 60, []string{"1 false"}},
-		{"a new workload has no deadline", []at{{0, see(nil)}, {1, see(has(false))}}, 60, nil},
-		{"a lost stream is told after the grace", []at{{0, see(nil)}, {1, open(1)}, {1, say(1, true)}, {5, end(1)}}, 60, []string{"1 true", "7 false"}},
-		{"an agent that reconnects within the grace", []at{{0, see(nil)}, {1, open(1)}, {1, say(1, true)}, {5, end(1)}, {6, open(2)}, {6, say(2, true)}}, 60, []string{"1 true"}},
-		{"the end of an old stream means nothing", []at{{0, see(nil)}, {1, open(1)}, {1, say(1, true)}, {2, open(2)}, {3, end(1)}, {4, say(1, false)}}, 60, []string{"1 true"}},
-		{"the same report twice is said once", []at{{0, see(nil)}, {1, open(1)}, {1, say(1, true)}, {2, say(1, true)}, {3, say(1, false)}}, 60, []string{"1 true", "3 false"}},
-		{"a report before the workload was known is said again", []at{{0, see(nil)}, {1, open(1)}, {1, say(1, true)}, {2, see(has(false))}}, 60, []string{"1 true", "2 true"}},
-		{"a workload that is gone is forgotten", []at{{0, see(nil)}, {1, open(1)}, {1, say(1, true)}, {2, end(1)}, {3, see(nil)}}, 60, []string{"1 true"}},
+		{"from disk and back in time: nothing is said of its absence", []at{{0, see(has(true))}, {14, open(1)}, {14.5, say(1, true)}}, 60, []string{"14.5 true"}, good},
+		{"from disk and never back", []at{{0, see(has(true))}}, 60, []string{"15 false"}, good},
+		{"its certificate has ended: it may have to renew it first", []at{{0, see(has(true))}, {44, open(1)}, {44.5, say(1, true)}}, 60, []string{"44.5 true"}, time.Unix(-1, 0)},
+		{"and never back", []at{{0, see(has(true))}}, 60, []string{"45 false"}, time.Unix(-1, 0)},
+		{"nobody knows its certificate", []at{{0, see(has(true))}}, 60, []string{"45 false"}, time.Time{}},
+		{"its certificate ends while it is waited for", []at{{0, see(has(true))}}, 60, []string{"45 false"}, time.Unix(15, 0)},
+		{"back, but the application is gone", []at{{0, see(has(true))}, {1, open(1)}, {1, say(1, false)}}, 60, []string{"1 false"}, good},
+		{"a new workload has no deadline", []at{{0, see(nil)}, {1, see(has(false))}}, 60, nil, good},
+		{"a lost stream is told after the grace", []at{{0, see(nil)}, {1, open(1)}, {1, say(1, true)}, {5, end(1)}}, 60, []string{"1 true", "7 false"}, good},
+		{"an agent that reconnects within the grace", []at{{0, see(nil)}, {1, open(1)}, {1, say(1, true)}, {5, end(1)}, {6, open(2)}, {6, say(2, true)}}, 60, []string{"1 true"}, good},
+		{"the end of an old stream means nothing", []at{{0, see(nil)}, {1, open(1)}, {1, say(1, true)}, {2, open(2)}, {3, end(1)}, {4, say(1, false)}}, 60, []string{"1 true"}, good},
+		{"the same report twice is said once", []at{{0, see(nil)}, {1, open(1)}, {1, say(1, true)}, {2, say(1, true)}, {3, say(1, false)}}, 60, []string{"1 true", "3 false"}, good},
+		{"a report before the workload was known is said again", []at{{0, see(nil)}, {1, open(1)}, {1, say(1, true)}, {2, see(has(false))}}, 60, []string{"1 true", "2 true"}, good},
+		{"a workload that is gone is forgotten", []at{{0, see(nil)}, {1, open(1)}, {1, say(1, true)}, {2, end(1)}, {3, see(nil)}}, 60, []string{"1 true"}, good},
 	}
 	for _, test := range tests {
 		t.Run(test.why, func(t *testing.T) {
-			m, zero := newMachine(2*time.Second, 15*time.Second), time.Unix(0, 0)
+			m, zero := newMachine(2*time.Second, 15*time.Second, func(mesh.WorkloadName) time.Time { return test.ends }), time.Unix(0, 0)
 			var got []string
 			note := func(now time.Time, updates []mesh.Update) {
 				for _, u := range updates {
@@ -104,6 +110,7 @@ func TestStream(t *testing.T) {
 		tracker := New(Config{
 			Identify: func(context.Context) (mesh.WorkloadName, error) { return ratings, identity },
 			Snapshot: owner.Snapshot, Watch: owner.Watch, Send: owner.Send,
+			CertificateEnds: func(mesh.ProxyID) time.Time { return time.Now().Add(time.Hour) },
 		})
 		server := grpc.NewServer()
 		workloadrpc.RegisterHealthServer(server, tracker)
@@ -134,6 +141,10 @@ func TestStream(t *testing.T) {
 			if got := owner.Snapshot().Workloads.At(ratings).Ready; got != want {
 				t.Errorf("%s: ready is %v, want %v", why, got, want)
 			}
+		}
+		expect("nobody can come back before there is trust", time.Hour, true)
+		if err := owner.Send(ctx, mesh.SetTrust{Trust: &mesh.Trust{Self: "east", Federation: "fed.test"}}); err != nil {
+			t.Fatal(err)
 		}
 		expect("known from before the start", 14*time.Second, true)
 		expect("it did not come back", 2*time.Second, false)

@@ -2,12 +2,11 @@ package xdsserver
 
 import (
 	"context"
+	"crypto/tls"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"errors"
 	"log/slog"
 	"net"
-	"net/url"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -21,14 +20,17 @@ import (
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 
 	"isthmus.dev/isthmus/controlplane/translate"
 	"isthmus.dev/isthmus/controlplane/world"
 	"isthmus.dev/isthmus/internal/bell"
 	"isthmus.dev/isthmus/mesh"
+	"isthmus.dev/isthmus/trust/ca"
 	"isthmus.dev/isthmus/xds"
 	"isthmus.dev/isthmus/xds/stream"
 )
@@ -290,38 +292,52 @@ func TestGoneProxiesAreForgotten(t *testing.T) {
 	}
 }
 
-func TestCertificateIdentity(t *testing.T) {
+// TestPeerIdentity: who has no certificate is nobody; the rest is trust/identity's to read.
+func TestPeerIdentity(t *testing.T) {
 	const td = "east.demo.isthmus.internal"
-	leaf := func(uri, name string, units ...string) *x509.Certificate {
-		u, err := url.Parse(uri)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return &x509.Certificate{URIs: []*url.URL{u}, Subject: pkix.Name{CommonName: name, OrganizationalUnit: units}}
+	key, err := ca.NewKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	root, err := ca.NewRoot("demo.isthmus.internal", key, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, err := root.NewIntermediate(td, key.Public(), time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	issuer := &ca.Issuer{Certificate: cert, Signer: key}
+	leaf, err := issuer.NewLeaf(ca.Leaf{
+		ID: mesh.WorkloadID(td, "shop", "reviews"), Key: key.Public(), CommonName: "reviews-v1-1", Unit: string(mesh.Sidecar), Usage: ca.UsageBoth, Life: time.Hour,
+	}, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	with := func(certs ...*x509.Certificate) context.Context {
+		info := credentials.TLSInfo{State: tls.ConnectionState{PeerCertificates: certs}}
+		return peer.NewContext(t.Context(), &peer.Peer{AuthInfo: info})
 	}
 	tests := []struct {
 		why  string
-		leaf *x509.Certificate
+		ctx  context.Context
+		own  mesh.TrustDomain
 		want mesh.ProxyID
+		late time.Duration
 	}{
-		{"a sidecar", leaf("spiffe://"+td+"/ns/shop/sa/reviews", "reviews-v1-1", "sidecar"), mesh.ProxyID{Kind: "sidecar", Namespace: "shop", Instance: "reviews-v1-1"}},
-		{"a gateway", leaf("spiffe://"+td+"/ns/isthmus-system/sa/gateway", "gateway", "gateway"), mesh.ProxyID{Kind: "gateway", Namespace: "isthmus-system", Instance: "gateway"}},
-		{"a gateway lives in the system's namespace only", leaf("spiffe://"+td+"/ns/shop/sa/reviews", "x", "gateway"), mesh.ProxyID{}},
-		{"another cluster's workload", leaf("spiffe://west.demo.isthmus.internal/ns/shop/sa/reviews", "x", "sidecar"), mesh.ProxyID{}},
-		{"a control plane is no proxy", leaf("spiffe://"+td+"/isthmus/federation", "x", "sidecar"), mesh.ProxyID{}},
-		{"no role", leaf("spiffe://"+td+"/ns/shop/sa/reviews", "x"), mesh.ProxyID{}},
-		{"two roles", leaf("spiffe://"+td+"/ns/shop/sa/reviews", "x", "sidecar", "gateway"), mesh.ProxyID{}},
-		{"an unknown role", leaf("spiffe://"+td+"/ns/shop/sa/reviews", "x", "admin"), mesh.ProxyID{}},
-		{"no instance", leaf("spiffe://"+td+"/ns/shop/sa/reviews", "", "sidecar"), mesh.ProxyID{}},
-		{"no name", &x509.Certificate{}, mesh.ProxyID{}},
+		{"its certificate says who it is", with(leaf), td, mesh.ProxyID{Kind: mesh.Sidecar, Namespace: "shop", Instance: "reviews-v1-1"}, 0},
+		{"it has expired since", with(leaf), td, mesh.ProxyID{}, time.Hour + time.Minute},
+		{"another cluster's", with(leaf), "west.demo.isthmus.internal", mesh.ProxyID{}, 0},
+		{"this cluster is in no federation", with(leaf), "", mesh.ProxyID{}, 0},
+		{"not a proxy's", with(cert), td, mesh.ProxyID{}, 0},
+		{"no certificate", with(), td, mesh.ProxyID{}, 0},
+		{"no peer", t.Context(), td, mesh.ProxyID{}, 0},
 	}
 	for _, test := range tests {
-		got, err := CertificateIdentity(test.leaf, td)
-		if got != test.want && err == nil || (err == nil) != (test.want != mesh.ProxyID{}) {
+		now := func() time.Time { return time.Now().Add(test.late) }
+		got, err := PeerIdentity(func() (mesh.TrustDomain, bool) { return test.own, test.own != "" }, now)(test.ctx)
+		if got != test.want || (err == nil) != (test.want != mesh.ProxyID{}) {
 			t.Errorf("%s: got %+v, %v, want %+v", test.why, got, err, test.want)
 		}
-	}
-	if _, err := PeerIdentity(func() (mesh.TrustDomain, bool) { return td, true })(t.Context()); err == nil {
-		t.Error("no peer, yet an identity")
 	}
 }

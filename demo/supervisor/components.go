@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 
 	"isthmus.dev/isthmus/demo/topology"
+	"isthmus.dev/isthmus/mesh"
 )
 
 // Programs are the files of everything the demo runs.
@@ -49,14 +50,14 @@ func (p Programs) controlPlaneArgs(f folders) []string {
 
 // gatewayArgs starts a cluster's east-west gateway.
 func (p Programs) gatewayArgs(f folders, token bool) []string {
-	args := []string{p.Proxy, "gateway", "--run", f.run, "--dir", filepath.Join(f.data, gatewayName), "--name", gatewayName}
+	args := []string{p.Proxy, string(mesh.EastWest), "--run", f.run, "--dir", filepath.Join(f.data, gatewayName), "--name", gatewayName}
 	return p.proxyArgs(args, token)
 }
 
 // sidecarArgs starts an instance's sidecar.
 func (p Programs) sidecarArgs(f folders, namespace, instance string, token bool) []string {
 	args := []string{
-		p.Proxy, "sidecar", "--run", f.run, "--dir", f.workload(instance), "--name", instance, "--namespace", namespace,
+		p.Proxy, string(mesh.Sidecar), "--run", f.run, "--dir", f.workload(instance), "--name", instance, "--namespace", namespace,
 	}
 	return p.proxyArgs(args, token)
 }
@@ -107,6 +108,6 @@ const gatewayName = "gateway"
 
 // GatewayNamespace and GatewayAccount are a gateway's identity.
 const (
-	GatewayNamespace = "isthmus-system"
+	GatewayNamespace = mesh.SystemNamespace
 	GatewayAccount   = "gateway"
 )

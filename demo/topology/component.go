@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"isthmus.dev/isthmus/mesh"
 )
 
 // Kind is what a component is.
@@ -12,8 +14,8 @@ type Kind string
 // The kinds, in the order in which a cluster's components depend on each other.
 const (
 	KindControlPlane Kind = "controlplane"
-	KindGateway      Kind = "gateway"
-	KindSidecar      Kind = "sidecar"
+	KindGateway           = Kind(mesh.EastWest)
+	KindSidecar           = Kind(mesh.Sidecar)
 	KindApp          Kind = "app"
 )
 

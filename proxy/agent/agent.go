@@ -4,7 +4,8 @@
 //
 // The parts, each a goroutine of Run (or a few) and a file:
 //
-//	identity.go  the key and certificates: first from a token, then renewed by themselves
+//	identity.go  the key and certificates: first from a token, later by the one there is
+//	renew.go     when they are renewed
 //	hub.go       the owner of the configuration: the stream to the control plane and who has acknowledged what
 //	local.go     the ADS socket that Envoy reads from
 //	cache.go     the last good configuration on disk
@@ -29,8 +30,8 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"isthmus.dev/isthmus/internal/hint"
+	"isthmus.dev/isthmus/internal/transport"
 	"isthmus.dev/isthmus/mesh"
-	"isthmus.dev/isthmus/proxy/bootstrap"
 	"isthmus.dev/isthmus/trust/store"
 )
 
@@ -41,15 +42,17 @@ type Names interface {
 
 // Config of an Agent.
 type Config struct {
-	Kind                bootstrap.Kind
+	Kind                mesh.ProxyKind
 	Instance, Namespace string
 	// Zone is for people who read Envoy's output.
 	Zone string
-	// RunDir is the cluster's folder of sockets; it has workload.sock, and gets proxy/<instance>/.
+	// RunDir is the cluster's folder of sockets; it gets proxy/<instance>/.
 	RunDir string
+	// ControlPlane is where the control plane is; the zero Address means the socket workload.sock in RunDir.
+	ControlPlane transport.Address
 	// StateDir (0700) keeps the key, the certificates and the last good configuration.
 	StateDir string
-	// Token is an encoded workload.Token. It may be empty when StateDir has an identity that is still valid.
+	// Token is an encoded workload.Token. It may be empty when StateDir has an identity that is valid or can be renewed.
 	Token []byte
 	// Envoy is the path of the program. Its output goes to EnvoyLog; nil means os.Stderr.
 	Envoy    string
@@ -68,19 +71,20 @@ type Config struct {
 
 // Validate names the field that is wrong.
 func (c *Config) Validate() error {
+	if err := c.proxy().Validate(); err != nil {
+		return err
+	}
 	switch {
-	case !mesh.IsSubdomain(c.Instance):
-		return fmt.Errorf("instance %q is not a DNS-1123 subdomain (a-z, 0-9, '-' and '.')", c.Instance)
-	case !mesh.IsLabel(c.Namespace):
-		return fmt.Errorf("namespace %q is not a DNS-1123 label (a-z, 0-9 and '-')", c.Namespace)
-	case c.Kind != bootstrap.Sidecar && c.Kind != bootstrap.Gateway:
-		return fmt.Errorf("kind %q is neither sidecar nor gateway", c.Kind)
 	case c.RunDir == "" || c.StateDir == "" || c.Envoy == "":
 		return errors.New("the folder of sockets, the folder of state and the path of Envoy are required")
 	case c.Log == nil:
 		return errors.New("a log is required")
 	}
 	return nil
+}
+
+func (c *Config) proxy() mesh.ProxyID {
+	return mesh.ProxyID{Kind: c.Kind, Namespace: c.Namespace, Instance: c.Instance}
 }
 
 // Agent runs one proxy.
@@ -98,19 +102,22 @@ type Agent struct {
 	stop      chan struct{} // closed by Stop
 }
 
-// sockets are the agent's paths in the folder of sockets.
+// sockets are where the agent and its neighbours are found: paths in the folder of sockets, but for the control plane.
 type sockets struct {
-	workload string // of the control plane
-	dir      string // of this proxy, 0700
-	agent    string // HTTP, served by the agent
-	envoy    string // Envoy's admin
-	ads      string // ADS, served by the agent for Envoy
+	workload transport.Address // of the control plane, which may be elsewhere
+	dir      string            // of this proxy, 0700
+	agent    string            // HTTP, served by the agent
+	envoy    string            // Envoy's admin
+	ads      string            // ADS, served by the agent for Envoy
 }
 
-func newSockets(runDir, instance string) sockets {
+func newSockets(runDir, instance string, controlPlane transport.Address) sockets {
 	dir := filepath.Join(runDir, "proxy", instance)
+	if controlPlane == (transport.Address{}) {
+		controlPlane = transport.Unix(filepath.Join(runDir, "workload.sock"))
+	}
 	return sockets{
-		workload: filepath.Join(runDir, "workload.sock"),
+		workload: controlPlane,
 		dir:      dir,
 		agent:    filepath.Join(dir, "agent.sock"),
 		envoy:    filepath.Join(dir, "envoy.sock"),
@@ -139,7 +146,7 @@ func New(cfg Config) (*Agent, error) {
 	if err := checkEnvoy(cfg.Envoy); err != nil {
 		return nil, err
 	}
-	a := &Agent{cfg: cfg, sockets: newSockets(cfg.RunDir, cfg.Instance), draining: make(chan struct{}), stop: make(chan struct{})}
+	a := &Agent{cfg: cfg, sockets: newSockets(cfg.RunDir, cfg.Instance, cfg.ControlPlane), draining: make(chan struct{}), stop: make(chan struct{})}
 	for _, dir := range []string{a.sockets.dir, filepath.Dir(cfg.StateDir)} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return nil, fmt.Errorf("make the proxy's folders: %w", err)
@@ -149,7 +156,7 @@ func New(cfg Config) (*Agent, error) {
 	if a.state, err = store.Open(cfg.StateDir); err != nil {
 		return nil, fmt.Errorf("open the folder of state: %w", err)
 	}
-	a.identity = &identities{cfg: &a.cfg, sockets: a.sockets, state: a.state}
+	a.identity = &identities{cfg: &a.cfg, sockets: a.sockets, state: a.state, wall: time.Now}
 	a.hub = newHub(a)
 	a.envoy, err = newEnvoy(a)
 	return a, err
@@ -180,7 +187,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	group.Go(func() error { return a.hub.persist(ctx) })
 	group.Go(func() error { return a.serveADS(ctx, ads) })
 	group.Go(func() error { return a.serveAdmin(ctx, admin) })
-	group.Go(func() error { return a.identity.renew(ctx) })
+	group.Go(func() error { return a.identity.renew(ctx, a.identity.renewOnce) })
 	group.Go(func() error { return a.reportHealth(ctx) })
 	group.Go(func() error { return a.envoy.run(ctx) })
 	group.Go(func() error {

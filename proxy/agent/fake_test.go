@@ -26,7 +26,6 @@ import (
 	"isthmus.dev/isthmus/api/rpc/workloadrpc"
 	"isthmus.dev/isthmus/api/workload"
 	"isthmus.dev/isthmus/mesh"
-	"isthmus.dev/isthmus/proxy/bootstrap"
 	"isthmus.dev/isthmus/trust/anchor"
 	"isthmus.dev/isthmus/trust/ca"
 	"isthmus.dev/isthmus/xds"
@@ -316,7 +315,7 @@ func start(t *testing.T, runDir, stateDir string, token []byte, names Names) *ru
 	t.Helper()
 	r := &running{t: t, ended: make(chan error, 1)}
 	cfg := Config{
-		Kind: bootstrap.Sidecar, Instance: "reviews-v1-1", Namespace: "shop", RunDir: runDir, StateDir: stateDir, Token: token,
+		Kind: mesh.Sidecar, Instance: "reviews-v1-1", Namespace: "shop", RunDir: runDir, StateDir: stateDir, Token: token,
 		Envoy: envoyPath(t), EnvoyLog: testLog{t}, Log: slog.New(slog.NewTextHandler(testLog{t}, nil)), Names: names, Drain: time.Second,
 		listening: func(path string) (net.Listener, error) {
 			l, err := listen(path)

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"sync/atomic"
 	"time"
 
@@ -26,9 +27,11 @@ import (
 	"isthmus.dev/isthmus/api/workload"
 	"isthmus.dev/isthmus/internal/hint"
 	"isthmus.dev/isthmus/internal/hint/wire"
+	"isthmus.dev/isthmus/internal/transport"
 	"isthmus.dev/isthmus/mesh"
 	"isthmus.dev/isthmus/trust/anchor"
 	"isthmus.dev/isthmus/trust/ca"
+	proxyid "isthmus.dev/isthmus/trust/identity"
 	"isthmus.dev/isthmus/trust/store"
 	"isthmus.dev/isthmus/xds"
 	"isthmus.dev/isthmus/xds/stream"
@@ -71,6 +74,7 @@ type identities struct {
 	cfg     *Config
 	sockets sockets
 	state   *store.Dir
+	wall    func() time.Time         // time.Now, but in tests
 	current atomic.Pointer[identity] // written by obtain, then by renew
 	rotated chan struct{}            // told of every renewal; made by newHub
 }
@@ -84,7 +88,7 @@ func (s *identities) obtain(ctx context.Context) error {
 	}
 	kept, err := s.load()
 	switch {
-	case err == nil && (token == nil || kept.serves(token)):
+	case err == nil && (token == nil || s.serves(kept, token)):
 		s.current.Store(kept)
 		return nil
 	case token == nil && errors.Is(err, fs.ErrNotExist):
@@ -111,11 +115,11 @@ func readToken(data []byte) (*workload.Token, error) {
 
 // serves tells whether an identity on disk belongs to the control plane that made the token: after a cluster was made anew
 // in the same folder it does not.
-func (id *identity) serves(token *workload.Token) bool {
+func (s *identities) serves(id *identity, token *workload.Token) bool {
 	if id.controlPlane.String() != token.ControlPlane {
 		return false
 	}
-	v, err := anchor.NewVerifier(token.AnchorPem, nil)
+	v, err := anchor.NewVerifier(token.AnchorPem, s.wall)
 	if err != nil {
 		return false
 	}
@@ -135,7 +139,7 @@ func (s *identities) first(ctx context.Context, token *workload.Token) error {
 	deadline := time.Unix(token.ExpiresUnix, 0)
 	ask := &identity{anchorPEM: token.AnchorPem}
 	var err error
-	if ask.verifier, err = anchor.NewVerifier(token.AnchorPem, nil); err != nil {
+	if ask.verifier, err = anchor.NewVerifier(token.AnchorPem, s.wall); err != nil {
 		return fmt.Errorf("token: %w", err)
 	}
 	if ask.controlPlane, err = mesh.ParseSPIFFEID(token.ControlPlane); err != nil {
@@ -143,7 +147,7 @@ func (s *identities) first(ctx context.Context, token *workload.Token) error {
 	}
 	var last error
 	wait := backoff{least: 50 * time.Millisecond, most: time.Second}
-	for time.Now().Before(deadline) {
+	for s.wall().Before(deadline) {
 		id, err := s.issue(ctx, ask, &workload.IssueRequest{TokenId: token.Id, TokenSecret: token.Secret})
 		if err == nil {
 			return s.adopt(id)
@@ -190,43 +194,40 @@ func explain(err error) error {
 	return hint.Wrap(hint.Code(err, "token_refused"), "a token is good for one certificate and 60 s; start the proxy again for a new one")
 }
 
-// renew replaces the identity when the issuer said it should be, for ever.
-func (s *identities) renew(ctx context.Context) error {
-	wait := backoff{least: time.Second, most: 5 * time.Minute}
-	at := s.current.Load().renew
-	for {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(time.Until(at)):
-		}
-		id, err := s.issue(ctx, s.current.Load(), &workload.IssueRequest{})
-		if err == nil {
-			err = s.adopt(id)
-		}
-		if err != nil {
-			if ctx.Err() != nil {
-				return ctx.Err()
-			}
-			pause := wait.next()
-			s.cfg.Log.Warn("certificate not renewed", "err", err, "expires", s.current.Load().chain[0].NotAfter, "retry", pause)
-			at = time.Now().Add(pause)
-			continue
-		}
-		wait.reset()
-		at = id.renew
-		select {
-		case s.rotated <- struct{}{}:
-		default:
+// renewOnce gets a certificate by the one there is. After its end no connection can show that one any more, so it goes
+// into the request, with a proof that its key is here; a few minutes before, too, for the clock of the control plane may
+// be ahead. The key stays the same then.
+func (s *identities) renewOnce(ctx context.Context) error {
+	as := s.current.Load()
+	req := &workload.IssueRequest{}
+	late := s.wall().Sub(as.chain[0].NotAfter)
+	if late > -ca.Backdate {
+		for _, c := range as.chain {
+			req.Expired = append(req.Expired, c.Raw)
 		}
 	}
+	id, err := s.issue(ctx, as, req)
+	if err != nil {
+		return err
+	}
+	if err := s.adopt(id); err != nil {
+		return err
+	}
+	if late > 0 {
+		s.cfg.Log.Info("certificate renewed after its end", "late", late.Round(time.Second))
+	}
+	return nil
 }
 
-// issue makes a key and asks for a certificate, as the identity as.
+// issue asks for a certificate, as the identity as: for a new key, but for the same one in exchange for an expired
+// certificate.
 func (s *identities) issue(ctx context.Context, as *identity, req *workload.IssueRequest) (*identity, error) {
-	key, err := ca.NewKey()
+	key, err := s.keyFor(as, req)
 	if err != nil {
 		return nil, err
+	}
+	if len(req.Expired) > 0 {
+		as = &identity{anchorPEM: as.anchorPEM, verifier: as.verifier, controlPlane: as.controlPlane} // anonymous
 	}
 	if req.Csr, err = ca.RequestFor(key); err != nil {
 		return nil, err
@@ -253,28 +254,34 @@ func (s *identities) issue(ctx context.Context, as *identity, req *workload.Issu
 	if id.controlPlane, err = mesh.ParseSPIFFEID(resp.ControlPlane); err != nil {
 		return nil, fmt.Errorf("issued identity: control plane: %w", err)
 	}
-	return id, s.check(id)
+	return id, s.check(id, 0)
 }
 
-// check verifies that an identity is complete, valid now, and this proxy's.
-func (s *identities) check(id *identity) (err error) {
-	if id.verifier, err = anchor.NewVerifier(id.anchorPEM, nil); err != nil {
+func (s *identities) keyFor(as *identity, req *workload.IssueRequest) (crypto.Signer, error) {
+	if len(req.Expired) > 0 {
+		return as.key, nil
+	}
+	return ca.NewKey()
+}
+
+// check verifies that an identity is complete, this proxy's and valid now, or was no longer than late ago.
+func (s *identities) check(id *identity, late time.Duration) (err error) {
+	if id.verifier, err = anchor.NewVerifier(id.anchorPEM, s.wall); err != nil {
 		return err
 	}
-	peer, err := id.verifier.Verify(id.chain, anchor.Client)
-	if err != nil {
+	if _, _, err := id.verifier.VerifyExpired(id.chain, anchor.Client, late); err != nil {
 		return fmt.Errorf("own certificate: %w", err)
 	}
 	leaf := id.chain[0]
 	if public, ok := id.key.Public().(*ecdsa.PublicKey); !ok || !public.Equal(leaf.PublicKey) {
 		return errors.New("own certificate is for another key")
 	}
-	namespace, _, ok := peer.ID.Workload()
-	if !ok || namespace != s.cfg.Namespace || leaf.Subject.CommonName != s.cfg.Instance {
-		return fmt.Errorf("own certificate is for %s (%s), not for instance %s of namespace %s", peer.ID, leaf.Subject.CommonName, s.cfg.Instance, s.cfg.Namespace)
+	_, record, err := proxyid.RecordOf(leaf)
+	if err != nil {
+		return fmt.Errorf("own certificate: %w", err)
 	}
-	if len(leaf.Subject.OrganizationalUnit) != 1 || leaf.Subject.OrganizationalUnit[0] != string(s.cfg.Kind) {
-		return fmt.Errorf("own certificate is for role %v, not %s", leaf.Subject.OrganizationalUnit, s.cfg.Kind)
+	if record.ProxyID != s.cfg.proxy() {
+		return fmt.Errorf("own certificate is for %s, not for %s", record, s.cfg.proxy())
 	}
 	return nil
 }
@@ -303,7 +310,8 @@ func (s *identities) adopt(id *identity) error {
 	return nil
 }
 
-// load reads the identity from disk; fs.ErrNotExist when there never was one.
+// load reads the identity from disk; fs.ErrNotExist when there never was one. One that has expired is taken as long as it
+// can be renewed.
 func (s *identities) load() (*identity, error) {
 	text, err := s.state.Read(identityFile)
 	if err != nil {
@@ -331,7 +339,7 @@ func (s *identities) load() (*identity, error) {
 	var failure error
 	for _, name := range []string{keyFile, keyNext} {
 		if id.key, err = s.state.ReadKey(name); err == nil {
-			err = s.check(id)
+			err = s.check(id, proxyid.MaxLate)
 		}
 		if err == nil {
 			return id, nil
@@ -366,7 +374,7 @@ func (id *identity) secret() (xds.Resource, error) {
 
 // dial prepares a connection to the control plane as the identity that is current at the handshake. One without a key is
 // anonymous: it only knows whom to trust.
-func dial(socket string, current func() *identity) (*grpc.ClientConn, error) {
+func dial(at transport.Address, current func() *identity) (*grpc.ClientConn, error) {
 	id := current()
 	end := anchor.TLS{
 		Verifier: func() *anchor.Verifier { return current().verifier },
@@ -382,11 +390,13 @@ func dial(socket string, current func() *identity) (*grpc.ClientConn, error) {
 			return cert, nil
 		}
 	}
-	conn, err := grpc.NewClient("unix://"+socket, append(wire.ClientOptions(),
+	conn, err := grpc.NewClient("passthrough:///"+at.String(), append(wire.ClientOptions(),
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return at.Dial(ctx) }),
+		grpc.WithAuthority("controlplane"), grpc.WithNoProxy(),
 		grpc.WithTransportCredentials(credentials.NewTLS(end.Client())),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(stream.MaxMessage)))...)
 	if err != nil {
-		return nil, fmt.Errorf("connect to %s: %w", socket, err)
+		return nil, fmt.Errorf("connect to %s: %w", at, err)
 	}
 	return conn, nil
 }

@@ -21,15 +21,8 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"sigs.k8s.io/yaml"
-)
 
-// Kind is the role of the proxy.
-type Kind string
-
-// The roles.
-const (
-	Sidecar Kind = "sidecar"
-	Gateway Kind = "gateway"
+	"isthmus.dev/isthmus/mesh"
 )
 
 // Mark is the SO_MARK of a sidecar's own connections, by which the redirect leaves them alone. Those to the application
@@ -44,7 +37,7 @@ const maxSocketPath = 107
 
 // Config of one Envoy.
 type Config struct {
-	Kind                Kind
+	Kind                mesh.ProxyKind
 	Instance, Namespace string
 	// Cluster and Zone are for people who read Envoy's own output; nothing is decided by them.
 	Cluster, Zone string
@@ -58,8 +51,8 @@ type Config struct {
 
 // Validate names the field that is wrong.
 func (c *Config) Validate() error {
-	if c.Kind != Sidecar && c.Kind != Gateway {
-		return fmt.Errorf("bootstrap: kind %q is neither sidecar nor gateway", c.Kind)
+	if err := c.Kind.Validate(); err != nil {
+		return fmt.Errorf("bootstrap: %w", err)
 	}
 	if c.Instance == "" || c.Namespace == "" {
 		return fmt.Errorf("bootstrap: instance %q and namespace %q are required", c.Instance, c.Namespace)
@@ -100,7 +93,7 @@ func New(c Config) (*bootstrapv3.Bootstrap, error) {
 		StatsConfig:         stats(c.Kind),
 		DeferredStatOptions: &bootstrapv3.Bootstrap_DeferredStatOptions{EnableDeferredCreationStats: true},
 	}
-	if c.Kind == Sidecar {
+	if c.Kind == mesh.Sidecar {
 		b.ClusterManager = &bootstrapv3.ClusterManager{UpstreamBindConfig: markedBind()}
 	}
 	return b, nil

@@ -11,6 +11,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"isthmus.dev/isthmus/internal/golden"
+	"isthmus.dev/isthmus/mesh"
 )
 
 // envoy finds the Envoy the tests run, which must be there.
@@ -67,34 +68,34 @@ func TestEnvoyAcceptsIt(t *testing.T) {
 
 func TestStatistics(t *testing.T) {
 	tests := []struct {
-		kind Kind
+		kind mesh.ProxyKind
 		name string
 		want bool
 	}{
-		{Sidecar, "cluster.outbound_8080_reviews_shop_clusterset.upstream_rq_5xx", true},
-		{Sidecar, "cluster.outbound_8080_reviews_shop_clusterset.upstream_rq_time", true},
-		{Sidecar, "cluster.outbound_8080_reviews_shop_clusterset.external.upstream_rq_5xx", false},
-		{Sidecar, "cluster.outbound_8080_reviews_shop_clusterset.circuit_breakers.default.rq_open", false},
-		{Sidecar, "cluster.inbound_8080.upstream_rq_total", true},
-		{Sidecar, "cluster.outbound_8080_reviews_shop_clusterset.http2.keepalive_timeout", true},
-		{Sidecar, "cluster.outbound_8080_reviews_shop_clusterset.http2.streams_active", false},
-		{Sidecar, "listener.0.0.0.0_15006.downstream_cx_transport_socket_connect_timeout", true},
-		{Sidecar, "listener.0.0.0.0_15006.downstream_cx_overflow", true},
-		{Sidecar, "cluster.gateway_west.upstream_cx_connect_fail", true},
-		{Sidecar, "cluster.outbound_8080_a_b_local.membership_healthy", true},
-		{Sidecar, "cluster.outbound_8080_a_b_local.outlier_detection.ejections_active", true},
-		{Sidecar, "http.inbound_8080.downstream_rq_2xx", true},
-		{Sidecar, "tcp.inbound_7000.downstream_cx_total", true},
-		{Sidecar, "http.inbound_8080.rbac.denied", true},
-		{Sidecar, "http.inbound_8080.tracing.random_sampling", false},
-		{Sidecar, "server.live", true},
-		{Gateway, "cluster.s0.outbound_.8080_._.reviews.shop.svc.clusterset.local.upstream_cx_total", false},
-		{Gateway, "cluster.federation.upstream_cx_total", true},
-		{Gateway, "tcp.gateway.downstream_cx_total", true},
-		{Gateway, "listener.0.0.0.0_15443.downstream_cx_active", true},
-		{Gateway, "listener.0.0.0.0_15443.downstream_global_cx_overflow", true},
-		{Gateway, "listener.0.0.0.0_15443.downstream_pre_cx_active", true},
-		{Gateway, "listener.0.0.0.0_15443.downstream_pre_cx_timeout", true},
+		{mesh.Sidecar, "cluster.outbound_8080_reviews_shop_clusterset.upstream_rq_5xx", true},
+		{mesh.Sidecar, "cluster.outbound_8080_reviews_shop_clusterset.upstream_rq_time", true},
+		{mesh.Sidecar, "cluster.outbound_8080_reviews_shop_clusterset.external.upstream_rq_5xx", false},
+		{mesh.Sidecar, "cluster.outbound_8080_reviews_shop_clusterset.circuit_breakers.default.rq_open", false},
+		{mesh.Sidecar, "cluster.inbound_8080.upstream_rq_total", true},
+		{mesh.Sidecar, "cluster.outbound_8080_reviews_shop_clusterset.http2.keepalive_timeout", true},
+		{mesh.Sidecar, "cluster.outbound_8080_reviews_shop_clusterset.http2.streams_active", false},
+		{mesh.Sidecar, "listener.0.0.0.0_15006.downstream_cx_transport_socket_connect_timeout", true},
+		{mesh.Sidecar, "listener.0.0.0.0_15006.downstream_cx_overflow", true},
+		{mesh.Sidecar, "cluster.gateway_west.upstream_cx_connect_fail", true},
+		{mesh.Sidecar, "cluster.outbound_8080_a_b_local.membership_healthy", true},
+		{mesh.Sidecar, "cluster.outbound_8080_a_b_local.outlier_detection.ejections_active", true},
+		{mesh.Sidecar, "http.inbound_8080.downstream_rq_2xx", true},
+		{mesh.Sidecar, "tcp.inbound_7000.downstream_cx_total", true},
+		{mesh.Sidecar, "http.inbound_8080.rbac.denied", true},
+		{mesh.Sidecar, "http.inbound_8080.tracing.random_sampling", false},
+		{mesh.Sidecar, "server.live", true},
+		{mesh.EastWest, "cluster.s0.outbound_.8080_._.reviews.shop.svc.clusterset.local.upstream_cx_total", false},
+		{mesh.EastWest, "cluster.federation.upstream_cx_total", true},
+		{mesh.EastWest, "tcp.gateway.downstream_cx_total", true},
+		{mesh.EastWest, "listener.0.0.0.0_15443.downstream_cx_active", true},
+		{mesh.EastWest, "listener.0.0.0.0_15443.downstream_global_cx_overflow", true},
+		{mesh.EastWest, "listener.0.0.0.0_15443.downstream_pre_cx_active", true},
+		{mesh.EastWest, "listener.0.0.0.0_15443.downstream_pre_cx_timeout", true},
 	}
 	for _, test := range tests {
 		got := false

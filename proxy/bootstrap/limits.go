@@ -24,15 +24,15 @@ const (
 
 // most is how many connections Envoy takes before it refuses more, however many descriptors there are. Memory grows by
 // some 30 kB for each.
-func most(kind Kind) uint64 {
-	if kind == Gateway {
+func most(kind mesh.ProxyKind) uint64 {
+	if kind == mesh.EastWest {
 		return 100_000
 	}
 	return 20_000
 }
 
 // WantedDescriptors is the RLIMIT_NOFILE beyond which more is of no use to a proxy of that role.
-func WantedDescriptors(kind Kind) uint64 { return 2*most(kind) + ownDescriptors }
+func WantedDescriptors(kind mesh.ProxyKind) uint64 { return 2*most(kind) + ownDescriptors }
 
 // Limits bound the connections of one Envoy. An Envoy that gets no descriptor for a connection of its own ends in a
 // segmentation fault (1.40; docs/adr/0010), so what others open must never use up what it needs: each connection it
@@ -47,12 +47,12 @@ type Limits struct {
 }
 
 // LimitsOf gives the limits that follow from the number of descriptors; 0 means 1,024.
-func LimitsOf(kind Kind, descriptors uint64) Limits {
+func LimitsOf(kind mesh.ProxyKind, descriptors uint64) Limits {
 	if descriptors == 0 {
 		descriptors = usualDescriptors
 	}
 	l := Limits{Connections: min(most(kind), (descriptors-min(ownDescriptors, descriptors/4))/2)}
-	if kind == Sidecar {
+	if kind == mesh.Sidecar {
 		l.Inbound = l.Connections - l.Connections/4
 	}
 	return l
@@ -69,12 +69,12 @@ func overload(connections uint64) *overloadv3.OverloadManager {
 // runtime has what the configuration over ADS cannot say. Envoy's limit of 100 instructions a regular expression is raised:
 // one that matches the identities of a thousand clusters is longer. The limit is about time in the days before RE2, which
 // is linear.
-func runtime(kind Kind, limits Limits) *bootstrapv3.LayeredRuntime {
+func runtime(kind mesh.ProxyKind, limits Limits) *bootstrapv3.LayeredRuntime {
 	keys := map[string]any{
 		"re2.max_program_size.error_level": 1_000_000,
 		"re2.max_program_size.warn_level":  1_000_000,
 	}
-	if kind == Sidecar {
+	if kind == mesh.Sidecar {
 		keys["envoy.resource_limits.listener."+mesh.InboundListener+".connection_limit"] = limits.Inbound
 	}
 	layer, err := structpb.NewStruct(keys)

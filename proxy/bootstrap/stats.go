@@ -46,9 +46,9 @@ var (
 )
 
 // stats keeps the statistics of the role and makes no others.
-func stats(kind Kind) *metricsv3.StatsConfig {
+func stats(kind mesh.ProxyKind) *metricsv3.StatsConfig {
 	patterns := append([]string(nil), everyProxy...)
-	if kind == Sidecar {
+	if kind == mesh.Sidecar {
 		patterns = append(patterns, sidecarOnly...)
 	} else {
 		patterns = append(patterns, gatewayOnly...)

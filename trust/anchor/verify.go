@@ -14,6 +14,10 @@ import (
 // maxChain bounds what a peer may send: leaf, intermediate, a bridge, the root, one to spare.
 const maxChain = 5
 
+// maxCertificate bounds each certificate of it before it is parsed, in bytes. An RSA 4096 leaf has some 2 kB; a root
+// that somebody else made may have more.
+const maxCertificate = 16 << 10
+
 // Usage is what a certificate is verified for.
 type Usage int
 
@@ -26,7 +30,9 @@ const (
 
 // Verifier verifies certificates against local anchors. It is immutable.
 type Verifier struct {
-	pool  *x509.CertPool
+	pool *x509.CertPool
+	// begun has the same anchors as if they had always been: an anchor made today verifies what expired yesterday.
+	begun *x509.CertPool
 	hosts map[mesh.TrustDomain]bool
 	// keys are the hashes of the members' intermediate keys; nil: any that chains to an anchor.
 	keys map[mesh.TrustDomain][32]byte
@@ -49,9 +55,12 @@ func NewVerifier(anchorPEM []byte, now func() time.Time) (*Verifier, error) {
 	if now == nil {
 		now = time.Now
 	}
-	v := &Verifier{pool: x509.NewCertPool(), hosts: map[mesh.TrustDomain]bool{}, now: now}
+	v := &Verifier{pool: x509.NewCertPool(), begun: x509.NewCertPool(), hosts: map[mesh.TrustDomain]bool{}, now: now}
 	for _, c := range certs {
 		v.pool.AddCert(c)
+		always := *c
+		always.NotBefore = time.Time{}
+		v.begun.AddCert(&always)
 		for _, h := range c.PermittedURIDomains {
 			v.hosts[mesh.TrustDomain(h)] = true
 		}
@@ -72,11 +81,33 @@ func (v *Verifier) Believing(keys map[mesh.TrustDomain][32]byte) *Verifier {
 // a known kind and exactly one subject alternative name of any type: the strict SPIFFE ID of a member. crypto/x509
 // alone accepts two URIs, upper-case hosts, ports, users, missing paths and CA leaves (measured).
 func (v *Verifier) Verify(chain []*x509.Certificate, usage Usage) (Peer, error) {
+	return v.verify(chain, usage, v.pool, v.now())
+}
+
+// VerifyExpired is Verify of a chain whose leaf has expired, by most at most: it has to be one that Verify took at the
+// leaf's last moment, for members and under anchors of today. It also tells how long ago that moment was, 0 for a leaf
+// that is still valid. It is for who renews a certificate, and for nobody else.
+func (v *Verifier) VerifyExpired(chain []*x509.Certificate, usage Usage, most time.Duration) (Peer, time.Duration, error) {
+	now := v.now()
+	if len(chain) == 0 || !now.After(chain[0].NotAfter) {
+		p, err := v.Verify(chain, usage)
+		return p, 0, err
+	}
+	late := now.Sub(chain[0].NotAfter)
+	if late > most {
+		return Peer{}, late, fmt.Errorf("verify expired certificate: it ended %s ago, %s at most", late.Round(time.Second), most)
+	}
+	p, err := v.verify(chain, usage, v.begun, chain[0].NotAfter)
+	return p, late, err
+}
+
+// verify verifies as of a moment, against anchors of pool that are valid now.
+func (v *Verifier) verify(chain []*x509.Certificate, usage Usage, pool *x509.CertPool, at time.Time) (Peer, error) {
 	if len(chain) == 0 || len(chain) > maxChain {
 		return Peer{}, fmt.Errorf("verify certificate: a chain of %d, 1 to %d are possible", len(chain), maxChain)
 	}
 	leaf := chain[0]
-	id, err := soleIdentity(leaf)
+	id, err := Identity(leaf)
 	if err != nil {
 		return Peer{}, fmt.Errorf("verify certificate: %w", err)
 	}
@@ -97,16 +128,20 @@ func (v *Verifier) Verify(chain []*x509.Certificate, usage Usage) (Peer, error) 
 	for _, c := range chain[1:] {
 		between.AddCert(c)
 	}
-	paths, err := leaf.Verify(x509.VerifyOptions{
-		Roots:         v.pool,
+	chains, err := leaf.Verify(x509.VerifyOptions{
+		Roots:         pool,
 		Intermediates: between,
-		CurrentTime:   v.now(),
+		CurrentTime:   at,
 		KeyUsages:     []x509.ExtKeyUsage{x509.ExtKeyUsage(usage)},
 	})
 	if err != nil {
 		return Peer{}, fmt.Errorf("verify certificate of %s: %w", id, ca.ExplainClock(err, v.now()))
 	}
-	if v.keys != nil && !slices.ContainsFunc(paths, func(path []*x509.Certificate) bool { return passes(path, v.keys[id.TrustDomain]) }) {
+	now := v.now()
+	if chains = slices.DeleteFunc(chains, func(c []*x509.Certificate) bool { return now.After(c[len(c)-1].NotAfter) }); len(chains) == 0 {
+		return Peer{}, fmt.Errorf("verify certificate of %s: its anchor has expired", id)
+	}
+	if v.keys != nil && !slices.ContainsFunc(chains, func(path []*x509.Certificate) bool { return passes(path, v.keys[id.TrustDomain]) }) {
 		return Peer{}, fmt.Errorf("verify certificate of %s: its intermediate is not the present one of %q", id, id.TrustDomain)
 	}
 	return Peer{ID: id, Certificate: leaf}, nil
@@ -125,18 +160,30 @@ func passes(path []*x509.Certificate, key [32]byte) bool {
 
 // VerifyDER is Verify of a chain as it travels in messages.
 func (v *Verifier) VerifyDER(chain [][]byte, usage Usage) (Peer, error) {
+	certs, err := ParseChain(chain)
+	if err != nil {
+		return Peer{}, fmt.Errorf("verify certificate: %w", err)
+	}
+	return v.Verify(certs, usage)
+}
+
+// ParseChain parses a chain as it travels in messages, within the bounds of Verify.
+func ParseChain(chain [][]byte) ([]*x509.Certificate, error) {
 	if len(chain) > maxChain {
-		return Peer{}, fmt.Errorf("verify certificate: a chain of %d, %d at most", len(chain), maxChain)
+		return nil, fmt.Errorf("a chain of %d certificates, %d at most", len(chain), maxChain)
 	}
 	var certs []*x509.Certificate
 	for _, der := range chain {
+		if len(der) > maxCertificate {
+			return nil, fmt.Errorf("a certificate of %d bytes, %d at most", len(der), maxCertificate)
+		}
 		c, err := x509.ParseCertificate(der)
 		if err != nil {
-			return Peer{}, fmt.Errorf("verify certificate: %w", err)
+			return nil, err
 		}
 		certs = append(certs, c)
 	}
-	return v.Verify(certs, usage)
+	return certs, nil
 }
 
 func hasUsage(c *x509.Certificate, usage Usage) bool {
@@ -150,10 +197,10 @@ func hasUsage(c *x509.Certificate, usage Usage) bool {
 
 var oidSubjectAltName = asn1.ObjectIdentifier{2, 5, 29, 17}
 
-// soleIdentity reads the one subject alternative name from the certificate's bytes: crypto/x509 drops types it does not
+// Identity reads the one subject alternative name from the certificate's bytes: crypto/x509 drops types it does not
 // know and re-spells URIs, and either could hide a second name (RFC 5280 §4.2.1.6; X509-SVID §4.1 wants exactly one
 // URI).
-func soleIdentity(c *x509.Certificate) (mesh.SPIFFEID, error) {
+func Identity(c *x509.Certificate) (mesh.SPIFFEID, error) {
 	const uriTag = 6
 	found := false
 	var id mesh.SPIFFEID

@@ -1,5 +1,5 @@
 // Package identity gives proxies their identities: the first by a one-use token, later ones by the certificate they
-// hold.
+// hold, even for a while after its end (expired.go).
 //
 // Who a proxy is stands in the token's record, which the control plane makes when a workload is registered; nothing of
 // what a proxy asks for reaches its certificate but its key. The certificate then says it all: the SPIFFE ID for other
@@ -8,6 +8,7 @@ package identity
 
 import (
 	"context"
+	"crypto"
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/subtle"
@@ -30,12 +31,6 @@ import (
 	"isthmus.dev/isthmus/trust/ca"
 )
 
-// Kinds of proxies: the organizational unit of their certificates.
-const (
-	Sidecar = "sidecar"
-	Gateway = "gateway"
-)
-
 const (
 	// TokenLife is how long a token waits for its proxy.
 	TokenLife = 60 * time.Second
@@ -43,68 +38,39 @@ const (
 	maxTokens = 10000
 )
 
-// Record is who a proxy is.
-type Record struct {
-	Kind               string // Sidecar or Gateway
-	Namespace, Account string
-	Instance           string
-}
-
-func (r Record) String() string { return r.Kind + " " + r.Namespace + "/" + r.Instance }
-
-// Validate says why r cannot be a proxy. The mesh's own namespace is for gateways and gateways are in no other: who may
-// register a workload must not be able to take a gateway's identity.
-func (r Record) Validate() error {
-	if r.Kind != Sidecar && r.Kind != Gateway {
-		return fmt.Errorf("proxy %q: kind %q is neither %s nor %s", r.Instance, r.Kind, Sidecar, Gateway)
-	}
-	if !mesh.IsSubdomain(r.Instance) {
-		return fmt.Errorf("%s %q: the name is not a DNS-1123 name", r.Kind, r.Instance)
-	}
-	if !mesh.IsLabel(r.Namespace) || !mesh.IsSubdomain(r.Account) {
-		return fmt.Errorf("%s: namespace or service account %q is not a DNS-1123 name", r, r.Account)
-	}
-	if (r.Kind == Gateway) != (r.Namespace == mesh.SystemNamespace) {
-		return hint.Wrapf(fmt.Errorf("%s: the namespace %s is for gateways, and for nothing else", r, mesh.SystemNamespace),
-			"choose another namespace for a workload")
-	}
-	return nil
-}
-
-// RecordOf reads the record from a verified certificate.
-func RecordOf(p anchor.Peer) (Record, error) {
-	ns, account, ok := p.ID.Workload()
-	subject := p.Certificate.Subject
-	if !ok || len(subject.OrganizationalUnit) != 1 {
-		return Record{}, fmt.Errorf("certificate of %s is not a proxy's", p.ID)
-	}
-	r := Record{Kind: subject.OrganizationalUnit[0], Namespace: ns, Account: account, Instance: subject.CommonName}
-	return r, r.Validate()
-}
-
 // Config of an Issuer. The functions are asked at every request.
 type Config struct {
 	// CA is this cluster's intermediate, Trust and Verifier what it trusts; nil while it is in no federation.
 	CA       func() *ca.Issuer
 	Trust    func() *mesh.Trust
 	Verifier func() *anchor.Verifier
-	// Registered tells whether a proxy still is: renewals end when it is not.
-	Registered func(Record) bool
+	// Registered says why a proxy may not have an identity any more; nil: it may. Renewals end with it. An error that is
+	// no refusal, as that nobody knows yet, is of a kind that lets the proxy ask again (codes.Unavailable).
+	Registered func(context.Context, Record) error
+	// Keep writes a certificate down where it survives this process. It is called before the certificate is given away,
+	// which does not happen if it fails: a certificate that nobody knows of could neither be waited for nor be named.
+	Keep func(context.Context, Issued) error
 	// Life of a certificate; 0: ca.WorkloadLeafLife. Shorter means more signatures and a sooner end of a stolen key.
 	Life time.Duration
 	Now  func() time.Time // nil: time.Now
 	Log  *slog.Logger     // nil: none
 }
 
-// Issuer is the Identity service. Tokens and ledger are in memory: after a restart of the control plane a proxy that
-// still waits gets a new token, and one that has a certificate renews it.
+// Issued is one certificate that was issued.
+type Issued struct {
+	Serial string // hexadecimal
+	Record
+	NotAfter time.Time
+}
+
+// Issuer is the Identity service. Tokens are in memory: after a restart of the control plane a proxy that still waits
+// gets a new token, and one that has a certificate renews it.
 type Issuer struct {
 	workloadrpc.UnimplementedIdentityServer
 	config Config
 
-	mu     sync.Mutex // guards below
+	mu     sync.Mutex // guards tokens
 	tokens map[string]waiting
-	ledger ledger
 }
 
 // waiting is a token that has not been used.
@@ -125,7 +91,7 @@ func New(c Config) *Issuer {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Issuer{config: c, tokens: map[string]waiting{}, ledger: newLedger()}
+	return &Issuer{config: c, tokens: map[string]waiting{}}
 }
 
 // authority is what issuing needs, all of the same moment.
@@ -185,9 +151,9 @@ func random(n int) []byte {
 	return b
 }
 
-// redeem takes a token out of those that wait: whatever happens next, it is used. Unknown, expired and wrong look
-// alike.
-func (i *Issuer) redeem(id, secret []byte) (Record, error) {
+// redeem takes a token out of those that wait: it is used, unless the caller puts it back because nothing was issued.
+// Unknown, expired and wrong look alike.
+func (i *Issuer) redeem(id, secret []byte) (r Record, putBack func(), err error) {
 	hash := sha256.Sum256(secret)
 	i.mu.Lock()
 	w, ok := i.tokens[string(id)]
@@ -198,10 +164,14 @@ func (i *Issuer) redeem(id, secret []byte) (Record, error) {
 	i.mu.Unlock()
 	if !ok || !right || !i.config.Now().Before(w.expires) {
 		err := status.Error(codes.Unauthenticated, "the proxy's token is unknown, used or older than a minute")
-		return Record{}, hint.Code(hint.Wrap(err,
+		return Record{}, nil, hint.Code(hint.Wrap(err,
 			"start the proxy again: each start gets a token of its own"), "workload_token_refused")
 	}
-	return w.record, nil
+	return w.record, func() {
+		i.mu.Lock()
+		defer i.mu.Unlock()
+		i.tokens[string(id)] = w
+	}, nil
 }
 
 // Caller is the proxy at the other end of a call, verified now: a connection may outlive a membership.
@@ -229,7 +199,7 @@ func (i *Issuer) Caller(ctx context.Context) (Record, error) {
 	if verified.ID.TrustDomain != a.td {
 		return Record{}, status.Errorf(codes.PermissionDenied, "%s is of another cluster", verified.ID)
 	}
-	r, err := RecordOf(verified)
+	_, r, err := RecordOf(verified.Certificate)
 	if err != nil {
 		return Record{}, status.Error(codes.PermissionDenied, err.Error())
 	}
@@ -246,23 +216,24 @@ func (i *Issuer) Issue(ctx context.Context, r *pb.IssueRequest) (*pb.IssueRespon
 	if err != nil {
 		return nil, err
 	}
-	record, err := i.authenticate(ctx, r)
+	by, err := i.authenticate(ctx, a, r, key)
 	if err != nil {
 		return nil, err
 	}
 	now := i.config.Now()
 	leaf, err := a.ca.NewLeaf(ca.Leaf{
-		ID: mesh.WorkloadID(a.td, record.Namespace, record.Account), Key: key, CommonName: record.Instance, Unit: record.Kind,
-		Usage: ca.UsageBoth, Life: i.config.Life,
+		ID: mesh.WorkloadID(a.td, by.record.Namespace, by.record.Account), Key: key,
+		CommonName: by.record.Instance, Unit: string(by.record.Kind), Usage: ca.UsageBoth, Life: i.config.Life,
 	}, now)
-	if err != nil {
-		return nil, fmt.Errorf("identity of %s: %w", record, err)
+	if err == nil {
+		err = i.config.Keep(ctx, Issued{Serial: leaf.SerialNumber.Text(16), Record: by.record, NotAfter: leaf.NotAfter})
 	}
-	i.mu.Lock()
-	err = i.ledger.add(Entry{Serial: leaf.SerialNumber.Text(16), Record: record, NotAfter: leaf.NotAfter}, now)
-	i.mu.Unlock()
 	if err != nil {
-		return nil, status.Error(codes.ResourceExhausted, err.Error())
+		by.putBack()
+		return nil, fmt.Errorf("identity of %s: %w", by.record, err)
+	}
+	if by.late > 0 {
+		i.config.Log.Info("proxy back with an expired certificate, renewed", "proxy", by.record.String(), "late", by.late.Round(time.Second))
 	}
 	out := &pb.IssueResponse{
 		Chain: [][]byte{leaf.Raw}, AnchorPem: a.trust.AnchorPEM, ControlPlane: a.controlPlane(),
@@ -274,28 +245,32 @@ func (i *Issuer) Issue(ctx context.Context, r *pb.IssueRequest) (*pb.IssueRespon
 	return out, nil
 }
 
-func (i *Issuer) authenticate(ctx context.Context, r *pb.IssueRequest) (Record, error) {
+// proof is what speaks for a proxy that asks for a certificate.
+type proof struct {
+	record  Record
+	putBack func()        // undoes what the request has used up, if nothing was issued
+	late    time.Duration // how long ago the certificate that spoke had expired; 0: it had not, or was a token
+}
+
+func (i *Issuer) authenticate(ctx context.Context, a *authority, r *pb.IssueRequest, key crypto.PublicKey) (proof, error) {
 	if len(r.GetTokenId()) > 0 || len(r.GetTokenSecret()) > 0 {
-		return i.redeem(r.TokenId, r.TokenSecret)
+		record, putBack, err := i.redeem(r.TokenId, r.TokenSecret)
+		return proof{record: record, putBack: putBack}, err
 	}
-	record, err := i.Caller(ctx)
+	by := proof{putBack: func() {}}
+	var err error
+	if len(r.GetExpired()) > 0 {
+		by.record, by.late, err = i.returning(a, r.Expired, key)
+	} else {
+		by.record, err = i.Caller(ctx)
+	}
 	if err != nil {
-		return Record{}, err
+		return proof{}, err
 	}
-	if !i.config.Registered(record) {
-		return Record{}, status.Errorf(codes.PermissionDenied, "%s is not registered any more: its identity is not renewed", record)
-	}
-	return record, nil
+	return by, i.config.Registered(ctx, by.record)
 }
 
 // renewAfter spreads renewals over 50 to 60 % of a life, so that proxies started together do not come back together.
 func renewAfter(life time.Duration) time.Duration {
 	return life/2 + time.Duration(mathrand.Int64N(int64(life/10)+1))
-}
-
-// Leaves are the unexpired certificates this process has issued: whom a rotation of the root has to wait for.
-func (i *Issuer) Leaves() []Entry {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	return i.ledger.list(i.config.Now())
 }

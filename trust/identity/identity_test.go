@@ -5,7 +5,9 @@ import (
 	"crypto"
 	"crypto/tls"
 	"crypto/x509"
+	"log/slog"
 	"net"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -28,21 +30,30 @@ import (
 
 const td = mesh.TrustDomain("west.fed.test")
 
-var reviews = identity.Record{Kind: identity.Sidecar, Namespace: "shop", Account: "reviews", Instance: "reviews-1"}
+var reviews = proxy(mesh.Sidecar, "shop", "reviews", "reviews-1")
+
+func proxy(kind mesh.ProxyKind, namespace, account, instance string) identity.Record {
+	return identity.Record{ProxyID: mesh.ProxyID{Kind: kind, Namespace: namespace, Instance: instance}, Account: account}
+}
 
 // cluster is an issuer on a real TLS socket.
 type cluster struct {
 	t          *testing.T
 	issuer     *identity.Issuer
 	ca, east   *ca.Issuer
+	root       *ca.Issuer
 	trust      *mesh.Trust
 	verifier   *anchor.Verifier
-	addr       string
+	addr       string // a target of gRPC
 	registered atomic.Bool
+	full       atomic.Bool // nothing can be written down
+	mu         sync.Mutex  // guards kept
+	kept       []identity.Issued
+	log        strings.Builder // of the issuer, one call at a time
 	clock      atomic.Int64
 }
 
-func newCluster(t *testing.T) *cluster {
+func newCluster(t *testing.T, network string) *cluster {
 	t.Helper()
 	c := &cluster{t: t}
 	c.registered.Store(true)
@@ -57,23 +68,48 @@ func newCluster(t *testing.T) *cluster {
 		must(t, err)
 		return &ca.Issuer{Certificate: cert, Chain: []*x509.Certificate{cert}, Signer: key}
 	}
-	c.ca, c.east = intermediate(td), intermediate("east.fed.test")
-	pem, err := anchor.Make([]*x509.Certificate{root.Certificate}, []mesh.TrustDomain{td, "east.fed.test"}, time.Now())
-	must(t, err)
-	c.trust = &mesh.Trust{Federation: "fed.test", Self: "west", AnchorPEM: pem, Members: []mesh.Member{{Name: "west"}, {Name: "east"}}}
-	c.verifier, err = anchor.NewVerifier(pem, c.now)
-	must(t, err)
+	c.root, c.ca, c.east = root, intermediate(td), intermediate("east.fed.test")
+	c.trust = &mesh.Trust{Federation: "fed.test", Self: "west", Members: []mesh.Member{{Name: "west"}, {Name: "east"}}}
+	c.believe(td, "east.fed.test")
 	c.issuer = identity.New(identity.Config{
 		CA: func() *ca.Issuer { return c.ca }, Trust: func() *mesh.Trust { return c.trust },
-		Verifier: func() *anchor.Verifier { return c.verifier }, Registered: func(identity.Record) bool { return c.registered.Load() }, Now: c.now,
+		Verifier: func() *anchor.Verifier { return c.verifier }, Registered: c.allowed, Keep: c.keep, Now: c.now,
+		Log: slog.New(slog.NewTextHandler(&c.log, nil)),
 	})
-	c.serve()
+	c.serve(network)
 	return c
 }
 
 func (c *cluster) now() time.Time { return time.Now().Add(time.Duration(c.clock.Load())) }
 
-func (c *cluster) serve() {
+// believe makes the anchors anew, now, for these hosts.
+func (c *cluster) believe(hosts ...mesh.TrustDomain) {
+	c.t.Helper()
+	pem, err := anchor.Make([]*x509.Certificate{c.root.Certificate}, hosts, c.now())
+	must(c.t, err)
+	c.trust.AnchorPEM = pem
+	c.verifier, err = anchor.NewVerifier(pem, c.now)
+	must(c.t, err)
+}
+
+func (c *cluster) allowed(_ context.Context, r identity.Record) error {
+	if !c.registered.Load() {
+		return status.Errorf(codes.PermissionDenied, "%s is not registered", r)
+	}
+	return nil
+}
+
+func (c *cluster) keep(_ context.Context, e identity.Issued) error {
+	if c.full.Load() {
+		return status.Error(codes.Unavailable, "the disk is full")
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.kept = append(c.kept, e)
+	return nil
+}
+
+func (c *cluster) serve(network string) {
 	c.t.Helper()
 	key, err := ca.NewKey()
 	must(c.t, err)
@@ -87,9 +123,13 @@ func (c *cluster) serve() {
 		Certificate: func() (*tls.Certificate, error) { return own, nil },
 		Allow:       func(anchor.Peer) error { return nil }, // so that the issuer's own checks are what is tested
 	}.Server()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	where := "127.0.0.1:0"
+	if network == "unix" {
+		where = filepath.Join(c.t.TempDir(), "s")
+	}
+	l, err := net.Listen(network, where)
 	must(c.t, err)
-	c.addr = l.Addr().String()
+	c.addr = map[string]string{"tcp": "passthrough:///", "unix": "unix://"}[network] + l.Addr().String()
 	s := grpc.NewServer(grpc.Creds(credentials.NewTLS(config)))
 	workloadrpc.RegisterIdentityServer(s, c.issuer)
 	var wg sync.WaitGroup
@@ -135,12 +175,18 @@ func (c *cluster) first(r identity.Record) (*tls.Certificate, *pb.IssueResponse)
 	return &tls.Certificate{Certificate: out.Chain, PrivateKey: key}, out
 }
 
+// TestIssue runs on both kinds of transport.
 func TestIssue(t *testing.T) {
-	c := newCluster(t)
+	for _, network := range []string{"unix", "tcp"} {
+		t.Run(network, func(t *testing.T) { testIssue(t, newCluster(t, network)) })
+	}
+}
+
+func testIssue(t *testing.T, c *cluster) {
 	cert, out := c.first(reviews)
 	p, err := c.verifier.VerifyDER(out.Chain, anchor.Client)
 	must(t, err)
-	if got, err := identity.RecordOf(p); err != nil || got != reviews || p.ID.String() != "spiffe://west.fed.test/ns/shop/sa/reviews" {
+	if of, got, err := identity.RecordOf(p.Certificate); err != nil || got != reviews || of != td || p.ID.String() != "spiffe://west.fed.test/ns/shop/sa/reviews" {
 		t.Errorf("issued %s to %v, %v", p.ID, got, err)
 	}
 	life := p.Certificate.NotAfter.Sub(c.now())
@@ -156,24 +202,20 @@ func TestIssue(t *testing.T) {
 	must(t, err)
 	p, err = c.verifier.VerifyDER(again.Chain, anchor.Client)
 	must(t, err)
-	if got, _ := identity.RecordOf(p); got != reviews {
+	if _, got, _ := identity.RecordOf(p.Certificate); got != reviews {
 		t.Errorf("renewed as %v", got)
 	}
-	if got := c.issuer.Leaves(); len(got) != 2 || got[0].Record != reviews {
-		t.Errorf("ledger %v, want both certificates", got)
+	if got := c.kept; len(got) != 2 || got[0].Record != reviews || got[1].Serial != p.Certificate.SerialNumber.Text(16) || !got[1].NotAfter.Equal(p.Certificate.NotAfter) {
+		t.Errorf("kept %v, want both certificates", got)
 	}
 	c.registered.Store(false)
 	if _, err := c.issue(&pb.IssueRequest{Csr: csr}, cert); status.Code(err) != codes.PermissionDenied {
 		t.Errorf("renewed after the end of its registration: %v", err)
 	}
-	c.clock.Add(int64(13 * time.Hour))
-	if got := c.issuer.Leaves(); len(got) != 0 {
-		t.Errorf("ledger %v, want nothing after their end", got)
-	}
 }
 
 func TestTokenOnce(t *testing.T) {
-	c := newCluster(t)
+	c := newCluster(t, "unix")
 	_, csr := newKey(t)
 	use := func(tok *pb.Token) error {
 		_, err := c.issue(&pb.IssueRequest{TokenId: tok.Id, TokenSecret: tok.Secret, Csr: csr}, nil)
@@ -213,6 +255,18 @@ func TestTokenOnce(t *testing.T) {
 			t.Errorf("%s token: %v", why, err)
 		}
 	}
+	// What cannot be written down is not issued, and does not cost the token.
+	c.full.Store(true)
+	unlucky := mint()
+	kept := len(c.kept)
+	if err := use(unlucky); status.Code(err) != codes.Unavailable || !strings.Contains(err.Error(), "the disk is full") {
+		t.Errorf("with a full disk: %v", err)
+	}
+	c.full.Store(false)
+	must(t, use(unlucky))
+	if err := use(unlucky); status.Code(err) != codes.Unauthenticated || len(c.kept) != kept+1 {
+		t.Errorf("used once more: %v, %d certificates", err, len(c.kept)-kept)
+	}
 	// A bad request does not cost the token.
 	good := mint()
 	csr[len(csr)-1] ^= 1
@@ -225,7 +279,7 @@ func TestTokenOnce(t *testing.T) {
 
 // TestRenewalNeedsOwnProxy: certificates that verify, but are no proxy's of this cluster, renew nothing.
 func TestRenewalNeedsOwnProxy(t *testing.T) {
-	c := newCluster(t)
+	c := newCluster(t, "unix")
 	leaf := func(by *ca.Issuer, id mesh.SPIFFEID, name, unit string) *tls.Certificate {
 		key, _ := newKey(t)
 		cert, err := by.NewLeaf(ca.Leaf{ID: id, Key: key.Public(), CommonName: name, Unit: unit, Usage: ca.UsageBoth, Life: time.Hour}, time.Now())
@@ -254,19 +308,19 @@ func TestRenewalNeedsOwnProxy(t *testing.T) {
 }
 
 func TestMint(t *testing.T) {
-	c := newCluster(t)
+	c := newCluster(t, "unix")
 	tests := []struct {
 		why  string
 		r    identity.Record
 		good bool
 	}{
 		{"a sidecar", reviews, true},
-		{"a gateway", identity.Record{Kind: identity.Gateway, Namespace: mesh.SystemNamespace, Account: "gateway", Instance: "gateway"}, true},
-		{"a sidecar that would be a gateway to others", identity.Record{Kind: identity.Sidecar, Namespace: mesh.SystemNamespace, Account: "gateway", Instance: "x"}, false},
-		{"a gateway in a user's namespace", identity.Record{Kind: identity.Gateway, Namespace: "shop", Account: "gateway", Instance: "x"}, false},
-		{"of no kind", identity.Record{Namespace: "shop", Account: "a", Instance: "x"}, false},
-		{"a path as account", identity.Record{Kind: identity.Sidecar, Namespace: "shop", Account: "a/sa/b", Instance: "x"}, false},
-		{"no instance", identity.Record{Kind: identity.Sidecar, Namespace: "shop", Account: "a"}, false},
+		{"a gateway", proxy(mesh.EastWest, mesh.SystemNamespace, "gateway", "gateway"), true},
+		{"a sidecar that would be a gateway to others", proxy(mesh.Sidecar, mesh.SystemNamespace, "gateway", "x"), false},
+		{"a gateway in a user's namespace", proxy(mesh.EastWest, "shop", "gateway", "x"), false},
+		{"of no kind", proxy("", "shop", "a", "x"), false},
+		{"a path as account", proxy(mesh.Sidecar, "shop", "a/sa/b", "x"), false},
+		{"no instance", proxy(mesh.Sidecar, "shop", "a", ""), false},
 	}
 	for _, test := range tests {
 		if _, err := c.issuer.Mint(test.r); (err == nil) != test.good {
