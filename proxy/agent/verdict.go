@@ -164,7 +164,9 @@ func (v *verdict) afterthought(typeURL string) (refused []string, why string) {
 }
 
 // note takes that the control plane was told of refused resources.
-func (v *verdict) note(typeURL string, refused []string) { v.told[typeURL] = strings.Join(refused, " ") }
+func (v *verdict) note(typeURL string, refused []string) {
+	v.told[typeURL] = strings.Join(refused, " ")
+}
 
 // envoyReport is how far an Envoy is with a publication.
 type envoyReport struct {
