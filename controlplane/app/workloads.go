@@ -4,6 +4,9 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
+	"slices"
+	"strings"
 	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
@@ -155,16 +158,19 @@ func (w *workloads) proxies() []*adminpb.Proxy {
 	for _, status := range w.xds.Status() {
 		id := status.ID
 		if status.Connected || w.registered(identity.Record{Kind: string(id.Kind), Namespace: id.Namespace, Instance: id.Instance}) {
-			out = append(out, proxyView(&status))
+			facts, speaks := w.health.Facts(id.Workload())
+			out = append(out, proxyView(&status, func(typeURL string) bool { return speaks && !slices.Contains(facts.Behind, typeURL) }))
 		}
 	}
 	return out
 }
 
-func proxyView(status *xdsserver.ProxyStatus) *adminpb.Proxy {
+// proxyView shows one proxy. What its agent has acknowledged, its Envoy has only if the agent says so too (taken): one that
+// has just been started has less.
+func proxyView(status *xdsserver.ProxyStatus, taken func(typeURL string) bool) *adminpb.Proxy {
 	view := func(typeURL string) *adminpb.ProxyType {
 		t := status.Type(typeURL)
-		return &adminpb.ProxyType{Synced: t.Synced, Version: t.Acked}
+		return &adminpb.ProxyType{Synced: t.Synced && taken(typeURL), Version: t.Acked}
 	}
 	p := &adminpb.Proxy{
 		Instance: status.ID.Namespace + "/" + status.ID.Instance, Kind: string(status.ID.Kind), Version: status.Version, Connected: status.Connected,
@@ -177,4 +183,33 @@ func proxyView(status *xdsserver.ProxyStatus) *adminpb.Proxy {
 		}
 	}
 	return p
+}
+
+// checkApplications names the applications that nobody can reach though they run.
+func (w *workloads) checkApplications() *adminpb.Check {
+	var loopback, nobody []string
+	all := w.health.All()
+	for name := range w.world.Snapshot().Workloads {
+		up := slices.ContainsFunc(all[name].Ports, func(p proxies.Port) bool { return p.State == proxies.Up })
+		for _, p := range all[name].Ports {
+			switch {
+			case p.LoopbackOnly:
+				loopback = append(loopback, fmt.Sprintf("%s on port %d", name, p.Number))
+			case p.State == proxies.Down && up:
+				nobody = append(nobody, fmt.Sprintf("%s on port %d", name, p.Number))
+			}
+		}
+	}
+	slices.Sort(loopback)
+	slices.Sort(nobody)
+	check := &adminpb.Check{Id: "applications", Status: "ok", Message: "every application that runs listens where its services lead to"}
+	switch {
+	case len(loopback) > 0:
+		check.Status, check.Message = "warn", "listen on 127.0.0.1 only, where no other workload reaches them: "+strings.Join(loopback, ", ")
+		check.Hint = "make them listen on 0.0.0.0"
+	case len(nobody) > 0:
+		check.Status, check.Message = "warn", "a service leads to a port where nothing listens: "+strings.Join(nobody, ", ")
+		check.Hint = "correct the targetPort of the service (isthmus get services -A shows them), or make the application listen there"
+	}
+	return check
 }

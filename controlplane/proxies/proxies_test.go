@@ -25,9 +25,11 @@ import (
 
 var ratings = mesh.WorkloadName{Namespace: "shop", Name: "ratings-1"}
 
-func has(ready bool) map[mesh.WorkloadName]*mesh.Workload {
-	return map[mesh.WorkloadName]*mesh.Workload{ratings: {Name: ratings, Ready: ready}}
+func has(ready bool) *mesh.Snapshot {
+	return &mesh.Snapshot{Config: &mesh.Config{}, Workloads: map[mesh.WorkloadName]*mesh.Workload{ratings: {Name: ratings, Ready: ready}}}
 }
+
+func empty() *mesh.Snapshot { return &mesh.Snapshot{Config: &mesh.Config{}} }
 
 // TestMachine plays events at given seconds and compares what is said, in order.
 func TestMachine(t *testing.T) {
@@ -36,13 +38,18 @@ func TestMachine(t *testing.T) {
 		return func(m *machine, _ time.Time) []mesh.Update { m.opened(ratings, id); return nil }
 	}
 	say := func(id uint64, ready bool) step {
-		return func(m *machine, _ time.Time) []mesh.Update { return m.reported(ratings, id, ready) }
+		return func(m *machine, _ time.Time) []mesh.Update { return m.reported(ratings, id, facts{ready: ready}) }
 	}
 	end := func(id uint64) step {
 		return func(m *machine, now time.Time) []mesh.Update { m.ended(now, ratings, id); return nil }
 	}
-	see := func(workloads map[mesh.WorkloadName]*mesh.Workload) step {
-		return func(m *machine, now time.Time) []mesh.Update { return m.published(now, workloads) }
+	version := uint64(0)
+	see := func(s *mesh.Snapshot) step {
+		return func(m *machine, now time.Time) []mesh.Update {
+			version++
+			s.Versions.Endpoints = version
+			return m.published(now, s)
+		}
 	}
 	type at struct {
 		second float64
@@ -57,13 +64,13 @@ func TestMachine(t *testing.T) {
 		{"from disk and back in time: nothing is said of its absence", []at{{0, see(has(true))}, {14, open(1)}, {14.5, say(1, true)}}, 60, []string{"14.5 true"}},
 		{"from disk and never back", []at{{0, see(has(true))}}, 60, []string{"15 false"}},
 		{"back, but the application is gone", []at{{0, see(has(true))}, {1, open(1)}, {1, say(1, false)}}, 60, []string{"1 false"}},
-		{"a new workload has no deadline", []at{{0, see(nil)}, {1, see(has(false))}}, 60, nil},
-		{"a lost stream is told after the grace", []at{{0, see(nil)}, {1, open(1)}, {1, say(1, true)}, {5, end(1)}}, 60, []string{"1 true", "7 false"}},
-		{"an agent that reconnects within the grace", []at{{0, see(nil)}, {1, open(1)}, {1, say(1, true)}, {5, end(1)}, {6, open(2)}, {6, say(2, true)}}, 60, []string{"1 true"}},
-		{"the end of an old stream means nothing", []at{{0, see(nil)}, {1, open(1)}, {1, say(1, true)}, {2, open(2)}, {3, end(1)}, {4, say(1, false)}}, 60, []string{"1 true"}},
-		{"the same report twice is said once", []at{{0, see(nil)}, {1, open(1)}, {1, say(1, true)}, {2, say(1, true)}, {3, say(1, false)}}, 60, []string{"1 true", "3 false"}},
-		{"a report before the workload was known is said again", []at{{0, see(nil)}, {1, open(1)}, {1, say(1, true)}, {2, see(has(false))}}, 60, []string{"1 true", "2 true"}},
-		{"a workload that is gone is forgotten", []at{{0, see(nil)}, {1, open(1)}, {1, say(1, true)}, {2, end(1)}, {3, see(nil)}}, 60, []string{"1 true"}},
+		{"a new workload has no deadline", []at{{0, see(empty())}, {1, see(has(false))}}, 60, nil},
+		{"a lost stream is told after the grace", []at{{0, see(empty())}, {1, open(1)}, {1, say(1, true)}, {5, end(1)}}, 60, []string{"1 true", "7 false"}},
+		{"an agent that reconnects within the grace", []at{{0, see(empty())}, {1, open(1)}, {1, say(1, true)}, {5, end(1)}, {6, open(2)}, {6, say(2, true)}}, 60, []string{"1 true"}},
+		{"the end of an old stream means nothing", []at{{0, see(empty())}, {1, open(1)}, {1, say(1, true)}, {2, open(2)}, {3, end(1)}, {4, say(1, false)}}, 60, []string{"1 true"}},
+		{"the same report twice is said once", []at{{0, see(empty())}, {1, open(1)}, {1, say(1, true)}, {2, say(1, true)}, {3, say(1, false)}}, 60, []string{"1 true", "3 false"}},
+		{"a report before the workload was known is said again", []at{{0, see(empty())}, {1, open(1)}, {1, say(1, true)}, {2, see(has(false))}}, 60, []string{"1 true", "2 true"}},
+		{"a workload that is gone is forgotten", []at{{0, see(empty())}, {1, open(1)}, {1, say(1, true)}, {2, end(1)}, {3, see(empty())}}, 60, []string{"1 true"}},
 	}
 	for _, test := range tests {
 		t.Run(test.why, func(t *testing.T) {

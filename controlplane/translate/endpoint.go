@@ -82,7 +82,7 @@ func (v *view) localEndpoints(h *hostView, src source, p mesh.Port, part *mesh.S
 	}
 	var out []candidate
 	for _, w := range v.selected(src.local) {
-		if !w.Ready || !w.Address.IsValid() || !inSubset(part, src.cluster, w.Labels) {
+		if !w.Serves(targetPort(w, own)) || !w.Address.IsValid() || !inSubset(part, src.cluster, w.Labels) {
 			continue
 		}
 		out = append(out, candidate{

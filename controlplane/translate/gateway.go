@@ -131,7 +131,7 @@ func (v *view) slotAssignment(name string, p mesh.Port, pods []mesh.WorkloadName
 	group := &endpointv3.LocalityLbEndpoints{}
 	for _, pod := range pods {
 		w, ok := v.s.Workloads[pod]
-		if !ok || !w.Ready || !w.Address.IsValid() {
+		if !ok || !w.Serves(targetPort(w, p)) || !w.Address.IsValid() {
 			continue
 		}
 		group.LbEndpoints = append(group.LbEndpoints, &endpointv3.LbEndpoint{HostIdentifier: &endpointv3.LbEndpoint_Endpoint{

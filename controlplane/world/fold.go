@@ -4,6 +4,7 @@ import (
 	"maps"
 	"net/netip"
 	"reflect"
+	"slices"
 
 	"isthmus.dev/isthmus/controlplane/allocate"
 	"isthmus.dev/isthmus/mesh"
@@ -124,9 +125,9 @@ func (f *folding) apply(u mesh.Update) {
 			f.touch(u.Name.Namespace)
 		}
 	case mesh.SetHealth:
-		if old, ok := s.workloads[u.Name]; ok && old.Ready != u.Ready {
+		if old, ok := s.workloads[u.Name]; ok && (old.Ready != u.Ready || !slices.Equal(old.Down, u.Down)) {
 			w := *old
-			w.Ready = u.Ready
+			w.Ready, w.Down = u.Ready, u.Down
 			own(&s.workloads, &f.owned.workloads)[u.Name] = &w
 			f.touch(u.Name.Namespace)
 		}
@@ -164,7 +165,7 @@ func (f *folding) touch(namespace string) {
 func (f *folding) setWorkload(w mesh.Workload) {
 	old, known := f.state.workloads[w.Name]
 	if known && old.Address == w.Address {
-		w.Ready = old.Ready
+		w.Ready, w.Down = old.Ready, old.Down
 		if reflect.DeepEqual(*old, w) {
 			return
 		}

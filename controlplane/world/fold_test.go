@@ -55,6 +55,7 @@ func TestFoldVersions(t *testing.T) {
 		{"a workload that moved", mesh.SetWorkload{Workload: moved}, mesh.Versions{Endpoints: 1}, true},
 		{"health", mesh.SetHealth{Name: ratings1, Ready: false}, mesh.Versions{Endpoints: 1}, true},
 		{"health as it was", mesh.SetHealth{Name: ratings1, Ready: true}, mesh.Versions{}, false},
+		{"a port that does not answer", mesh.SetHealth{Name: ratings1, Ready: true, Down: []uint32{9999}}, mesh.Versions{Endpoints: 1}, true},
 		{"health of a stranger", mesh.SetHealth{Name: mesh.WorkloadName{Namespace: "shop", Name: "x"}}, mesh.Versions{}, false},
 		{"a workload goes", mesh.DeleteWorkload{Name: ratings1}, mesh.Versions{Endpoints: 1}, true},
 		{"an unknown workload goes", mesh.DeleteWorkload{}, mesh.Versions{}, false},
