@@ -46,8 +46,11 @@ func (h *health) watch(ctx context.Context) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-timer.C:
-			why = h.look(ctx)
-			timer.Reset(h.ports.pause())
+			pause := probeSoon // what is missing may come at any moment
+			if why = h.look(ctx); why == nil {
+				pause = h.ports.pause()
+			}
+			timer.Reset(pause)
 		case <-draining:
 			draining, why = nil, errDraining // said once, at once
 		case _, open := <-doubted:
