@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"slices"
 	"strings"
 	"syscall"
@@ -30,8 +31,6 @@ const inboundPrefix = "inbound|"
 // app is one port of the application.
 type app struct {
 	address netip.AddrPort
-	// stat is the name of its cluster in Envoy's statistics.
-	stat string
 	// protocol is what Envoy speaks to it.
 	protocol mesh.Protocol
 }
@@ -53,7 +52,7 @@ func appsOf(state xds.State) []app {
 			for _, e := range locality.GetLbEndpoints() {
 				socket := e.GetEndpoint().GetAddress().GetSocketAddress()
 				if ip, err := netip.ParseAddr(socket.GetAddress()); err == nil && socket.GetPortValue() > 0 && socket.GetPortValue() < 1<<16 {
-					out = append(out, app{address: netip.AddrPortFrom(ip, uint16(socket.GetPortValue())), stat: cmp.Or(c.AltStatName, c.Name), protocol: spoken(&c)})
+					out = append(out, app{address: netip.AddrPortFrom(ip, uint16(socket.GetPortValue())), protocol: spoken(&c)})
 				}
 			}
 		}
@@ -154,7 +153,8 @@ func outcomeOf(err error) outcome {
 
 // traffic reads what Envoy counted of the application's ports.
 func (e *envoy) traffic(ctx context.Context, apps []app) (map[uint16]traffic, error) {
-	text, err := e.text(ctx, http.MethodGet, `/stats?format=json&filter=^cluster\.inbound_[0-9]*\.upstream_(rq_total|rq_completed|cx_connect_fail)$`)
+	filter := `^cluster\.` + mesh.InboundStat + `\.upstream_(rq_total|rq_completed|cx_connect_fail)$`
+	text, err := e.text(ctx, http.MethodGet, "/stats?format=json&filter="+url.QueryEscape(filter))
 	if err != nil {
 		return nil, err
 	}
@@ -178,7 +178,7 @@ func trafficOf(stats []byte, apps []app) (map[uint16]traffic, error) {
 	}
 	out := map[uint16]traffic{}
 	for _, a := range apps {
-		prefix := "cluster." + a.stat + ".upstream_"
+		prefix := "cluster." + mesh.InboundStatName(uint32(a.address.Port())) + ".upstream_"
 		done := "rq_completed"
 		if !a.protocol.IsHTTP() {
 			done = "rq_total"

@@ -5,7 +5,6 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"strings"
 	"syscall"
 	"testing"
 
@@ -33,7 +32,6 @@ func socketApp(t *testing.T, name, address string, port uint32, http int) xds.Re
 	if http > 0 {
 		c.TypedExtensionProtocolOptions = map[string]*anypb.Any{"x": pack(&httpv3.HttpProtocolOptions{
 			UpstreamProtocolOptions: &httpv3.HttpProtocolOptions_ExplicitHttpConfig_{ExplicitHttpConfig: explicit}})}
-		c.AltStatName = strings.ReplaceAll(strings.TrimRight(name, "|"), "|", "_")
 	}
 	return must(xds.New(name, c))(t)
 }
@@ -51,7 +49,7 @@ func TestAppsOf(t *testing.T) {
 	}
 	at := netip.MustParseAddrPort
 	want := []app{
-		{at("10.0.0.1:7000"), "inbound|7000||", mesh.TCP}, {at("10.0.0.1:8000"), "inbound_8000", mesh.HTTP}, {at("10.0.0.1:9000"), "inbound_9000", mesh.GRPC},
+		{at("10.0.0.1:7000"), mesh.TCP}, {at("10.0.0.1:8000"), mesh.HTTP}, {at("10.0.0.1:9000"), mesh.GRPC},
 	}
 	if diff := cmp.Diff(want, appsOf(state), cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b }), cmp.AllowUnexported(app{})); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
@@ -60,8 +58,8 @@ func TestAppsOf(t *testing.T) {
 
 func TestTrafficOf(t *testing.T) {
 	apps := []app{
-		{address: netip.MustParseAddrPort("10.0.0.1:8000"), stat: "inbound_8000", protocol: mesh.HTTP},
-		{address: netip.MustParseAddrPort("10.0.0.1:7000"), stat: "inbound_7000", protocol: mesh.TCP},
+		{address: netip.MustParseAddrPort("10.0.0.1:8000"), protocol: mesh.HTTP},
+		{address: netip.MustParseAddrPort("10.0.0.1:7000"), protocol: mesh.TCP},
 	}
 	got, err := trafficOf([]byte(`{"stats":[{"name":"cluster.inbound_8000.upstream_rq_total","value":9},
 		{"name":"cluster.inbound_8000.upstream_rq_completed","value":7},{"name":"cluster.inbound_8000.upstream_cx_connect_fail","value":2},
