@@ -4,9 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"fmt"
 	"slices"
-	"strings"
 	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
@@ -183,33 +181,4 @@ func proxyView(status *xdsserver.ProxyStatus, taken func(typeURL string) bool) *
 		}
 	}
 	return p
-}
-
-// checkApplications names the applications that nobody can reach though they run.
-func (w *workloads) checkApplications() *adminpb.Check {
-	var loopback, nobody []string
-	all := w.health.All()
-	for name := range w.world.Snapshot().Workloads {
-		up := slices.ContainsFunc(all[name].Ports, func(p proxies.Port) bool { return p.State == proxies.Up })
-		for _, p := range all[name].Ports {
-			switch {
-			case p.LoopbackOnly:
-				loopback = append(loopback, fmt.Sprintf("%s on port %d", name, p.Number))
-			case p.State == proxies.Down && up:
-				nobody = append(nobody, fmt.Sprintf("%s on port %d", name, p.Number))
-			}
-		}
-	}
-	slices.Sort(loopback)
-	slices.Sort(nobody)
-	check := &adminpb.Check{Id: "applications", Status: "ok", Message: "every application that runs listens where its services lead to"}
-	switch {
-	case len(loopback) > 0:
-		check.Status, check.Message = "warn", "listen on 127.0.0.1 only, where no other workload reaches them: "+strings.Join(loopback, ", ")
-		check.Hint = "make them listen on 0.0.0.0"
-	case len(nobody) > 0:
-		check.Status, check.Message = "warn", "a service leads to a port where nothing listens: "+strings.Join(nobody, ", ")
-		check.Hint = "correct the targetPort of the service (isthmus get services -A shows them), or make the application listen there"
-	}
-	return check
 }

@@ -154,9 +154,34 @@ func TestStream(t *testing.T) {
 			}
 			expect("as reported", time.Millisecond, ready)
 		}
+		report := &workload.HealthReport{Ready: true, Behind: []string{"routes"}, Ports: []*workload.PortHealth{
+			{Port: 8000, State: workload.PortHealth_STATE_UP}, {Port: 9999, State: workload.PortHealth_STATE_DOWN}}}
+		if err := stream.Send(report); err != nil {
+			t.Fatal(err)
+		}
+		expect("on one of its ports", time.Millisecond, true)
+		if w := owner.Snapshot().Workloads[ratings]; !slices.Equal(w.Down, []uint32{9999}) {
+			t.Errorf("down are %v, want 9999", w.Down)
+		}
+		if f, ok := tracker.Facts(ratings); !ok || !slices.Equal(f.Behind, []string{"routes"}) {
+			t.Errorf("facts: %+v, %v", f, ok)
+		}
 		disconnect()
 		expect("within the grace", 1900*time.Millisecond, true)
 		expect("after the grace", 200*time.Millisecond, false)
+		if _, ok := tracker.Facts(ratings); ok {
+			t.Error("the word of an agent that went still counts")
+		}
+		flood, err := client.Report(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := flood.Send(&workload.HealthReport{Ports: make([]*workload.PortHealth, maxPorts+1)}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := flood.Recv(); status.Code(err) != codes.InvalidArgument {
+			t.Errorf("a report of too many ports ends with %v, want InvalidArgument", err)
+		}
 		identity = errors.New("no certificate")
 		stranger, err := client.Report(ctx)
 		if err != nil {
