@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -16,6 +17,7 @@ func TestFacts(t *testing.T) {
 	d := up(t, "--clusters", "2", "--no-app")
 	t.Run("a wrong port in somebody's service", func(t *testing.T) { wrongPort(t, d) })
 	t.Run("a program that listens for itself only", func(t *testing.T) { listensForItself(t, d) })
+	t.Run("a program that can hardly keep up", func(t *testing.T) { staysThough(t, d) })
 	t.Run("an Envoy that stands still", func(t *testing.T) { standsStill(t, d) })
 }
 
@@ -94,6 +96,44 @@ func listensForItself(t *testing.T, d *demo) {
 	s.says(t, "shy-1 listens on 127.0.0.1 only")
 	s.says(t, "hint: make the program listen on 0.0.0.0")
 	d.warned(t, "west", "127.0.0.1 only", "shop/shy-1")
+}
+
+// playBusy serves one request after the other on port 8000, 0.3 s each, and lets one more connection wait.
+func playBusy() error {
+	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM, 0)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(syscall.Bind(fd, &syscall.SockaddrInet4{Port: 8000}), syscall.Listen(fd, 1)); err != nil {
+		return err
+	}
+	for {
+		conn, _, err := syscall.Accept(fd)
+		if err != nil {
+			return err
+		}
+		request := make([]byte, 64<<10)
+		if n, err := syscall.Read(conn, request); err == nil && n > 0 {
+			time.Sleep(300 * time.Millisecond)
+			_, _ = syscall.Write(conn, []byte("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok")) // the caller may have given up
+		}
+		_ = syscall.Close(conn)
+	}
+}
+
+// staysThough: the only instance is never taken out of service for being late.
+func staysThough(t *testing.T, d *demo) {
+	d.workload(t, "west", "busy", "--name", "busy-1", "-n", "shop", "--service", "busy", "--port", "http:8000", "--", program(t)).says(t, "runs in west")
+	const host = "busy.shop.svc.cluster.local:8000"
+	eventually(t, 30*time.Second, func() string {
+		if c := d.call(t, "west", host); c.ByCode["200"] != 1 {
+			return c.String()
+		}
+		return ""
+	})
+	if c := d.call(t, "west", host, "--count", "16", "--concurrency", "4", "--timeout", "30s", "--method", "POST"); c.Failed != 0 || c.ByCode["200"] != 16 {
+		t.Errorf("calls of a busy program: %s", c)
+	}
 }
 
 // proxyStatus is the document of `isthmus proxy status`, as far as this test uses it.
