@@ -14,11 +14,12 @@ import (
 // TestFacts: what a control plane believes of its proxies is what is so: of each port of a program for itself, and of
 // what an Envoy has taken.
 func TestFacts(t *testing.T) {
+	whole := t // its workloads live as long: none gets the address of one that others have just talked to
 	d := up(t, "--clusters", "2", "--no-app")
-	t.Run("a wrong port in somebody's service", func(t *testing.T) { wrongPort(t, d) })
-	t.Run("a program that listens for itself only", func(t *testing.T) { listensForItself(t, d) })
-	t.Run("a program that can hardly keep up", func(t *testing.T) { staysThough(t, d) })
-	t.Run("an Envoy that stands still", func(t *testing.T) { standsStill(t, d) })
+	t.Run("a wrong port in somebody's service", func(t *testing.T) { wrongPort(t, whole, d) })
+	t.Run("a program that listens for itself only", func(t *testing.T) { listensForItself(t, whole, d) })
+	t.Run("a program that can hardly keep up", func(t *testing.T) { staysThough(t, whole, d) })
+	t.Run("an Envoy that stands still", func(t *testing.T) { standsStill(t, whole, d) })
 }
 
 // program is this test's own, which plays what a stranger brings.
@@ -63,8 +64,8 @@ func (d *demo) warned(t *testing.T, cluster string, words ...string) {
 	})
 }
 
-func wrongPort(t *testing.T, d *demo) {
-	s := d.workload(t, "west", "mirror", "--name", "web-1", "-n", "shop", "--service", "web", "--port", "http:8000", "--", program(t), ":8000", "web-1")
+func wrongPort(t, whole *testing.T, d *demo) {
+	s := d.workload(whole, "west", "mirror", "--name", "web-1", "-n", "shop", "--service", "web", "--port", "http:8000", "--", program(t), ":8000", "web-1")
 	s.says(t, "runs in west")
 	answers := func() string {
 		if c := d.call(t, "west", "web.shop.svc.cluster.local:8000", "--count", "20"); c.ByCode["200"] != 20 {
@@ -91,8 +92,8 @@ spec:
 	}
 }
 
-func listensForItself(t *testing.T, d *demo) {
-	s := d.workload(t, "west", "mirror", "--name", "shy-1", "-n", "shop", "--service", "shy", "--port", "http:8000", "--", program(t), "127.0.0.1:8000", "shy-1")
+func listensForItself(t, whole *testing.T, d *demo) {
+	s := d.workload(whole, "west", "mirror", "--name", "shy-1", "-n", "shop", "--service", "shy", "--port", "http:8000", "--", program(t), "127.0.0.1:8000", "shy-1")
 	s.says(t, "shy-1 listens on 127.0.0.1 only")
 	s.says(t, "hint: make the program listen on 0.0.0.0")
 	d.warned(t, "west", "127.0.0.1 only", "shop/shy-1")
@@ -124,8 +125,8 @@ func playBusy() error {
 }
 
 // staysThough: the only instance is never taken out of service for being late.
-func staysThough(t *testing.T, d *demo) {
-	d.workload(t, "west", "busy", "--name", "busy-1", "-n", "shop", "--service", "busy", "--port", "http:8000", "--", program(t)).says(t, "runs in west")
+func staysThough(t, whole *testing.T, d *demo) {
+	d.workload(whole, "west", "busy", "--name", "busy-1", "-n", "shop", "--service", "busy", "--port", "http:8000", "--", program(t)).says(t, "runs in west")
 	const host = "busy.shop.svc.cluster.local:8000"
 	eventually(t, 30*time.Second, func() string {
 		if c := d.call(t, "west", host); c.ByCode["200"] != 1 {
@@ -188,8 +189,8 @@ func (d *demo) envoyOf(t *testing.T, cluster, instance string) int {
 }
 
 // standsStill stops an Envoy, changes what it is to have, and lets it go on.
-func standsStill(t *testing.T, d *demo) {
-	d.workload(t, "east", "mirror", "--name", "still-1", "-n", "shop", "--service", "still", "--port", "http:8000", "--", program(t), ":8000", "still-1").says(t, "runs in east")
+func standsStill(t, whole *testing.T, d *demo) {
+	d.workload(whole, "east", "mirror", "--name", "still-1", "-n", "shop", "--service", "still", "--port", "http:8000", "--", program(t), ":8000", "still-1").says(t, "runs in east")
 	const instance = "shop/still-1"
 	synced := func() string {
 		if !d.synced(t, "east", instance) {
