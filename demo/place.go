@@ -66,6 +66,10 @@ func (l lent) Start(ctx context.Context, argv []string, files ...*os.File) (work
 	return running{run}, nil
 }
 
+func (l lent) Health(ctx context.Context) ([]workload.PortHealth, error) {
+	return l.client.Health(ctx, l.cluster, l.held.Pod)
+}
+
 func (l lent) Leave(limit time.Duration) error { return l.held.Leave(limit) }
 func (l lent) Release() error                  { return l.held.Release() }
 

@@ -24,6 +24,61 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+type PortHealth_State int32
+
+const (
+	PortHealth_STATE_UNSPECIFIED PortHealth_State = 0 // unknown: taken for up
+	PortHealth_STATE_UP          PortHealth_State = 1
+	// Nothing listens, or the application says that it cannot serve.
+	PortHealth_STATE_DOWN PortHealth_State = 2
+	// Something listens, and does not answer in time. Requests may fare better than probes: down only where
+	// another endpoint is up.
+	PortHealth_STATE_BUSY PortHealth_State = 3
+)
+
+// Enum value maps for PortHealth_State.
+var (
+	PortHealth_State_name = map[int32]string{
+		0: "STATE_UNSPECIFIED",
+		1: "STATE_UP",
+		2: "STATE_DOWN",
+		3: "STATE_BUSY",
+	}
+	PortHealth_State_value = map[string]int32{
+		"STATE_UNSPECIFIED": 0,
+		"STATE_UP":          1,
+		"STATE_DOWN":        2,
+		"STATE_BUSY":        3,
+	}
+)
+
+func (x PortHealth_State) Enum() *PortHealth_State {
+	p := new(PortHealth_State)
+	*p = x
+	return p
+}
+
+func (x PortHealth_State) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (PortHealth_State) Descriptor() protoreflect.EnumDescriptor {
+	return file_api_workload_workload_proto_enumTypes[0].Descriptor()
+}
+
+func (PortHealth_State) Type() protoreflect.EnumType {
+	return &file_api_workload_workload_proto_enumTypes[0]
+}
+
+func (x PortHealth_State) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use PortHealth_State.Descriptor instead.
+func (PortHealth_State) EnumDescriptor() ([]byte, []int) {
+	return file_api_workload_workload_proto_rawDescGZIP(), []int{5, 0}
+}
+
 // Token is handed to a new proxy through an inherited file descriptor. One use, 60 seconds.
 type Token struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
@@ -290,12 +345,17 @@ func (x *NameTable) GetAddresses() map[string]string {
 	return nil
 }
 
+// HealthReport says what a proxy and its application are able to do now. The newest one counts.
 type HealthReport struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Whether the application answers on its ports; a proxy without an
-	// application (a gateway) reports itself.
-	Ready         bool   `protobuf:"varint,1,opt,name=ready,proto3" json:"ready,omitempty"`
-	Message       string `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
+	// The proxy serves, and of an application's ports at least one is not down.
+	Ready   bool   `protobuf:"varint,1,opt,name=ready,proto3" json:"ready,omitempty"`
+	Message string `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
+	// Every port that the application is to serve. Empty: it serves none, or the agent does not look at ports one by one.
+	Ports []*PortHealth `protobuf:"bytes,3,rep,name=ports,proto3" json:"ports,omitempty"`
+	// Type URLs of which this proxy's Envoy may have less than was acknowledged on the stream of configuration: it has just
+	// been started, or does not run.
+	Behind        []string `protobuf:"bytes,4,rep,name=behind,proto3" json:"behind,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -344,6 +404,81 @@ func (x *HealthReport) GetMessage() string {
 	return ""
 }
 
+func (x *HealthReport) GetPorts() []*PortHealth {
+	if x != nil {
+		return x.Ports
+	}
+	return nil
+}
+
+func (x *HealthReport) GetBehind() []string {
+	if x != nil {
+		return x.Behind
+	}
+	return nil
+}
+
+type PortHealth struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Port  uint32                 `protobuf:"varint,1,opt,name=port,proto3" json:"port,omitempty"`
+	State PortHealth_State       `protobuf:"varint,2,opt,name=state,proto3,enum=isthmus.workload.v1.PortHealth_State" json:"state,omitempty"`
+	// Something listens on this port, but for the pod itself only.
+	LoopbackOnly  bool `protobuf:"varint,3,opt,name=loopback_only,json=loopbackOnly,proto3" json:"loopback_only,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PortHealth) Reset() {
+	*x = PortHealth{}
+	mi := &file_api_workload_workload_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PortHealth) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PortHealth) ProtoMessage() {}
+
+func (x *PortHealth) ProtoReflect() protoreflect.Message {
+	mi := &file_api_workload_workload_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PortHealth.ProtoReflect.Descriptor instead.
+func (*PortHealth) Descriptor() ([]byte, []int) {
+	return file_api_workload_workload_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *PortHealth) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
+func (x *PortHealth) GetState() PortHealth_State {
+	if x != nil {
+		return x.State
+	}
+	return PortHealth_STATE_UNSPECIFIED
+}
+
+func (x *PortHealth) GetLoopbackOnly() bool {
+	if x != nil {
+		return x.LoopbackOnly
+	}
+	return false
+}
+
 type HealthAck struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Asks the agent to take part in a graceful end.
@@ -354,7 +489,7 @@ type HealthAck struct {
 
 func (x *HealthAck) Reset() {
 	*x = HealthAck{}
-	mi := &file_api_workload_workload_proto_msgTypes[5]
+	mi := &file_api_workload_workload_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -366,7 +501,7 @@ func (x *HealthAck) String() string {
 func (*HealthAck) ProtoMessage() {}
 
 func (x *HealthAck) ProtoReflect() protoreflect.Message {
-	mi := &file_api_workload_workload_proto_msgTypes[5]
+	mi := &file_api_workload_workload_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -379,7 +514,7 @@ func (x *HealthAck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HealthAck.ProtoReflect.Descriptor instead.
 func (*HealthAck) Descriptor() ([]byte, []int) {
-	return file_api_workload_workload_proto_rawDescGZIP(), []int{5}
+	return file_api_workload_workload_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *HealthAck) GetDrain() bool {
@@ -417,10 +552,24 @@ const file_api_workload_workload_proto_rawDesc = "" +
 	"\taddresses\x18\x01 \x03(\v2-.isthmus.workload.v1.NameTable.AddressesEntryR\taddresses\x1a<\n" +
 	"\x0eAddressesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\">\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x8d\x01\n" +
 	"\fHealthReport\x12\x14\n" +
 	"\x05ready\x18\x01 \x01(\bR\x05ready\x12\x18\n" +
-	"\amessage\x18\x02 \x01(\tR\amessage\"!\n" +
+	"\amessage\x18\x02 \x01(\tR\amessage\x125\n" +
+	"\x05ports\x18\x03 \x03(\v2\x1f.isthmus.workload.v1.PortHealthR\x05ports\x12\x16\n" +
+	"\x06behind\x18\x04 \x03(\tR\x06behind\"\xd0\x01\n" +
+	"\n" +
+	"PortHealth\x12\x12\n" +
+	"\x04port\x18\x01 \x01(\rR\x04port\x12;\n" +
+	"\x05state\x18\x02 \x01(\x0e2%.isthmus.workload.v1.PortHealth.StateR\x05state\x12#\n" +
+	"\rloopback_only\x18\x03 \x01(\bR\floopbackOnly\"L\n" +
+	"\x05State\x12\x15\n" +
+	"\x11STATE_UNSPECIFIED\x10\x00\x12\f\n" +
+	"\bSTATE_UP\x10\x01\x12\x0e\n" +
+	"\n" +
+	"STATE_DOWN\x10\x02\x12\x0e\n" +
+	"\n" +
+	"STATE_BUSY\x10\x03\"!\n" +
 	"\tHealthAck\x12\x14\n" +
 	"\x05drain\x18\x01 \x01(\bR\x05drainB+Z)isthmus.dev/isthmus/api/workload;workloadb\x06proto3"
 
@@ -436,23 +585,28 @@ func file_api_workload_workload_proto_rawDescGZIP() []byte {
 	return file_api_workload_workload_proto_rawDescData
 }
 
-var file_api_workload_workload_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
+var file_api_workload_workload_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_api_workload_workload_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
 var file_api_workload_workload_proto_goTypes = []any{
-	(*Token)(nil),         // 0: isthmus.workload.v1.Token
-	(*IssueRequest)(nil),  // 1: isthmus.workload.v1.IssueRequest
-	(*IssueResponse)(nil), // 2: isthmus.workload.v1.IssueResponse
-	(*NameTable)(nil),     // 3: isthmus.workload.v1.NameTable
-	(*HealthReport)(nil),  // 4: isthmus.workload.v1.HealthReport
-	(*HealthAck)(nil),     // 5: isthmus.workload.v1.HealthAck
-	nil,                   // 6: isthmus.workload.v1.NameTable.AddressesEntry
+	(PortHealth_State)(0), // 0: isthmus.workload.v1.PortHealth.State
+	(*Token)(nil),         // 1: isthmus.workload.v1.Token
+	(*IssueRequest)(nil),  // 2: isthmus.workload.v1.IssueRequest
+	(*IssueResponse)(nil), // 3: isthmus.workload.v1.IssueResponse
+	(*NameTable)(nil),     // 4: isthmus.workload.v1.NameTable
+	(*HealthReport)(nil),  // 5: isthmus.workload.v1.HealthReport
+	(*PortHealth)(nil),    // 6: isthmus.workload.v1.PortHealth
+	(*HealthAck)(nil),     // 7: isthmus.workload.v1.HealthAck
+	nil,                   // 8: isthmus.workload.v1.NameTable.AddressesEntry
 }
 var file_api_workload_workload_proto_depIdxs = []int32{
-	6, // 0: isthmus.workload.v1.NameTable.addresses:type_name -> isthmus.workload.v1.NameTable.AddressesEntry
-	1, // [1:1] is the sub-list for method output_type
-	1, // [1:1] is the sub-list for method input_type
-	1, // [1:1] is the sub-list for extension type_name
-	1, // [1:1] is the sub-list for extension extendee
-	0, // [0:1] is the sub-list for field type_name
+	8, // 0: isthmus.workload.v1.NameTable.addresses:type_name -> isthmus.workload.v1.NameTable.AddressesEntry
+	6, // 1: isthmus.workload.v1.HealthReport.ports:type_name -> isthmus.workload.v1.PortHealth
+	0, // 2: isthmus.workload.v1.PortHealth.state:type_name -> isthmus.workload.v1.PortHealth.State
+	3, // [3:3] is the sub-list for method output_type
+	3, // [3:3] is the sub-list for method input_type
+	3, // [3:3] is the sub-list for extension type_name
+	3, // [3:3] is the sub-list for extension extendee
+	0, // [0:3] is the sub-list for field type_name
 }
 
 func init() { file_api_workload_workload_proto_init() }
@@ -465,13 +619,14 @@ func file_api_workload_workload_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_api_workload_workload_proto_rawDesc), len(file_api_workload_workload_proto_rawDesc)),
-			NumEnums:      0,
-			NumMessages:   7,
+			NumEnums:      1,
+			NumMessages:   8,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
 		GoTypes:           file_api_workload_workload_proto_goTypes,
 		DependencyIndexes: file_api_workload_workload_proto_depIdxs,
+		EnumInfos:         file_api_workload_workload_proto_enumTypes,
 		MessageInfos:      file_api_workload_workload_proto_msgTypes,
 	}.Build()
 	File_api_workload_workload_proto = out.File

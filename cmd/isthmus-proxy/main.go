@@ -56,6 +56,7 @@ func (e *usageError) Unwrap() error { return e.error }
 // options are what the command line says.
 type options struct {
 	agent     agent.Config
+	probe     string
 	tokenFD   int
 	address   string // of the control plane
 	upstreams []string
@@ -107,6 +108,7 @@ func role(kind mesh.ProxyKind, short string) *cobra.Command {
 	}
 	f.StringVar(&o.agent.Namespace, "namespace", "default", "namespace of the instance")
 	f.StringSliceVar(&o.upstreams, "dns-upstream", nil, "IP or IP:port to ask about names that are not the mesh's; none: such names do not exist")
+	f.StringVar(&o.probe, "probe", string(mesh.ProbeTCP), "how to ask whether the application answers: tcp, http:/PATH or none")
 	f.BoolVar(&o.redirect, "redirect", true, "redirect the traffic of this network namespace through the sidecar (nftables)")
 	return cmd
 }
@@ -115,6 +117,9 @@ func run(o options) error {
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: o.level}))
 	o.agent.Log = log
 	var err error
+	if o.agent.Probe, err = mesh.ParseProbe(o.probe); err != nil {
+		return &usageError{fmt.Errorf("--probe: %w", err)}
+	}
 	if o.agent.Envoy, err = findEnvoy(o.agent.Envoy); err != nil {
 		return err
 	}

@@ -192,16 +192,19 @@ func (w *workloads) proxies() []*adminpb.Proxy {
 	for _, status := range w.xds.Status() {
 		id := status.ID
 		if _, registered := workloads.Get(id.Workload()); status.Connected || registered || id.Kind == mesh.EastWest {
-			out = append(out, proxyView(&status))
+			facts, speaks := w.health.Facts(id.Workload())
+			out = append(out, proxyView(&status, func(typeURL string) bool { return speaks && !slices.Contains(facts.Behind, typeURL) }))
 		}
 	}
 	return out
 }
 
-func proxyView(status *xdsserver.ProxyStatus) *adminpb.Proxy {
+// proxyView shows one proxy. What its agent has acknowledged, its Envoy has only if the agent says so too (taken): one that
+// has just been started has less.
+func proxyView(status *xdsserver.ProxyStatus, taken func(typeURL string) bool) *adminpb.Proxy {
 	view := func(typeURL string) *adminpb.ProxyType {
 		t := status.Type(typeURL)
-		return &adminpb.ProxyType{Synced: t.Synced, Version: t.Acked}
+		return &adminpb.ProxyType{Synced: t.Synced && taken(typeURL), Version: t.Acked}
 	}
 	p := &adminpb.Proxy{
 		Instance: status.ID.Namespace + "/" + status.ID.Instance, Kind: string(status.ID.Kind), Version: status.Version, Connected: status.Connected,

@@ -118,7 +118,7 @@ func TestRegistered(t *testing.T) {
 	}
 	name := mesh.WorkloadName{Namespace: "shop", Name: "reviews-1"}
 	updates := []mesh.Update{mesh.SetWorkload{Workload: mesh.Workload{Name: name, ServiceAccount: "reviews"}},
-		mesh.Synced{Source: mesh.SourceRegistry}, mesh.Synced{Source: mesh.SourceRemote}, mesh.Synced{Source: mesh.SourceTrust}}
+		mesh.Synced{Source: mesh.SourceRegistry}, mesh.Synced{Source: mesh.SourceRemote}, mesh.Synced{Source: mesh.SourceTrust}, mesh.Synced{Source: mesh.SourceAllocated}}
 	if err := owner.Send(ctx, updates...); err != nil {
 		t.Fatal(err)
 	}

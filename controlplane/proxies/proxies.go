@@ -1,9 +1,11 @@
-// Package proxies keeps track of which workloads answer, and of the certificates their proxies were given ([Ledger]).
+// Package proxies keeps track of which workloads answer, on which ports, of what their Envoys have taken, and of the
+// certificates their proxies were given ([Ledger]).
 //
-// Every proxy agent holds a stream to its control plane and reports its application
-// on it; the end of the stream is itself a report. What follows from reports,
-// lost streams and time is decided by a machine without effects (machine.go); the
-// [Tracker] around it owns the streams and the clock, and tells the owner of the state.
+// Every proxy agent holds a stream to its control plane and reports facts on it, of
+// its application and of its Envoy; the end of the stream is itself a report. What
+// follows from reports, lost streams and time is decided by a machine without effects
+// (machine.go); the [Tracker] around it owns the streams and the clock, and tells the
+// owner of the state. What is told to people only, it keeps itself (facts.go).
 package proxies
 
 import (
@@ -19,6 +21,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"isthmus.dev/isthmus/api/rpc/workloadrpc"
+	"isthmus.dev/isthmus/api/workload"
 	"isthmus.dev/isthmus/controlplane/world"
 	"isthmus.dev/isthmus/mesh"
 )
@@ -50,6 +53,7 @@ type Tracker struct {
 	events  chan event
 	stopped chan struct{}
 	streams atomic.Uint64
+	facts   ledger
 }
 
 // event is what a stream tells Run.
@@ -57,7 +61,7 @@ type event struct {
 	kind   eventKind
 	name   mesh.WorkloadName
 	stream uint64
-	ready  bool
+	report *workload.HealthReport // of reported
 }
 
 type eventKind int
@@ -103,19 +107,21 @@ func (t *Tracker) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case e := <-t.events:
-			updates = take(m, e, time.Now())
+			updates = t.take(m, e, time.Now())
 		case _, open := <-changed:
 			if !open {
 				changed = nil // ctx has ended
 				continue
 			}
 			if s := t.config.Snapshot(); m.judges(s) {
-				updates = m.published(time.Now(), s.Workloads)
+				updates = m.published(time.Now(), s)
 			}
 		case now := <-timer.C:
 			updates = m.passed(now)
 			for _, u := range updates {
-				t.config.Logger.Info("workload does not report any more", "workload", u.(mesh.SetHealth).Name.String())
+				if h := u.(mesh.SetHealth); !h.Ready {
+					t.config.Logger.Info("workload does not report any more", "workload", h.Name.String())
+				}
 			}
 		}
 		if len(updates) == 0 {
@@ -130,14 +136,17 @@ func (t *Tracker) Run(ctx context.Context) error {
 	}
 }
 
-func take(m *machine, e event, now time.Time) []mesh.Update {
+func (t *Tracker) take(m *machine, e event, now time.Time) []mesh.Update {
 	switch e.kind {
 	case opened:
 		m.opened(e.name, e.stream)
+		t.facts.open(e.name, e.stream)
 	case reported:
-		return m.reported(e.name, e.stream, e.ready)
+		t.facts.set(e.name, e.stream, factsOf(e.report))
+		return m.reported(e.name, e.stream, facts{ready: e.report.GetReady(), ports: portsOf(e.report)})
 	case ended:
 		m.ended(now, e.name, e.stream)
+		t.facts.end(e.name, e.stream)
 	}
 	return nil
 }
@@ -163,7 +172,10 @@ func (t *Tracker) Report(stream workloadrpc.Health_ReportServer) error {
 		} else if err != nil {
 			return err
 		}
-		if err := t.tell(event{kind: reported, name: name, stream: id, ready: report.GetReady()}); err != nil {
+		if len(report.GetPorts()) > maxPorts || len(report.GetBehind()) > maxBehind {
+			return status.Errorf(codes.InvalidArgument, "a report of %d ports and %d types, at most %d and %d are taken", len(report.GetPorts()), len(report.GetBehind()), maxPorts, maxBehind)
+		}
+		if err := t.tell(event{kind: reported, name: name, stream: id, report: report}); err != nil {
 			return err
 		}
 	}

@@ -20,15 +20,16 @@ import (
 	"isthmus.dev/isthmus/api/rpc/workloadrpc"
 	"isthmus.dev/isthmus/api/workload"
 	"isthmus.dev/isthmus/controlplane/world"
-	"isthmus.dev/isthmus/internal/pmap"
 	"isthmus.dev/isthmus/mesh"
 )
 
 var ratings = mesh.WorkloadName{Namespace: "shop", Name: "ratings-1"}
 
-func has(ready bool) map[mesh.WorkloadName]*mesh.Workload {
-	return map[mesh.WorkloadName]*mesh.Workload{ratings: {Name: ratings, Ready: ready}}
+func has(ready bool) *world.Snapshot {
+	return world.Folded{}.Apply(mesh.SetWorkload{Workload: mesh.Workload{Name: ratings, Ready: ready}}).Snapshot()
 }
+
+func empty() *world.Snapshot { return &world.Snapshot{} }
 
 // TestMachine plays events at given seconds and compares what is said, in order.
 func TestMachine(t *testing.T) {
@@ -37,13 +38,13 @@ func TestMachine(t *testing.T) {
 		return func(m *machine, _ time.Time) []mesh.Update { m.opened(ratings, id); return nil }
 	}
 	say := func(id uint64, ready bool) step {
-		return func(m *machine, _ time.Time) []mesh.Update { return m.reported(ratings, id, ready) }
+		return func(m *machine, _ time.Time) []mesh.Update { return m.reported(ratings, id, facts{ready: ready}) }
 	}
 	end := func(id uint64) step {
 		return func(m *machine, now time.Time) []mesh.Update { m.ended(now, ratings, id); return nil }
 	}
-	see := func(workloads map[mesh.WorkloadName]*mesh.Workload) step {
-		return func(m *machine, now time.Time) []mesh.Update { return m.published(now, pmap.From(workloads)) }
+	see := func(s *world.Snapshot) step {
+		return func(m *machine, now time.Time) []mesh.Update { return m.published(now, s) }
 	}
 	type at struct {
 		second float64
@@ -64,13 +65,13 @@ func TestMachine(t *testing.T) {
 		{"nobody knows its certificate", []at{{0, see(has(true))}}, 60, []string{"45 false"}, time.Time{}},
 		{"its certificate ends while it is waited for", []at{{0, see(has(true))}}, 60, []string{"45 false"}, time.Unix(15, 0)},
 		{"back, but the application is gone", []at{{0, see(has(true))}, {1, open(1)}, {1, say(1, false)}}, 60, []string{"1 false"}, good},
-		{"a new workload has no deadline", []at{{0, see(nil)}, {1, see(has(false))}}, 60, nil, good},
-		{"a lost stream is told after the grace", []at{{0, see(nil)}, {1, open(1)}, {1, say(1, true)}, {5, end(1)}}, 60, []string{"1 true", "7 false"}, good},
-		{"an agent that reconnects within the grace", []at{{0, see(nil)}, {1, open(1)}, {1, say(1, true)}, {5, end(1)}, {6, open(2)}, {6, say(2, true)}}, 60, []string{"1 true"}, good},
-		{"the end of an old stream means nothing", []at{{0, see(nil)}, {1, open(1)}, {1, say(1, true)}, {2, open(2)}, {3, end(1)}, {4, say(1, false)}}, 60, []string{"1 true"}, good},
-		{"the same report twice is said once", []at{{0, see(nil)}, {1, open(1)}, {1, say(1, true)}, {2, say(1, true)}, {3, say(1, false)}}, 60, []string{"1 true", "3 false"}, good},
-		{"a report before the workload was known is said again", []at{{0, see(nil)}, {1, open(1)}, {1, say(1, true)}, {2, see(has(false))}}, 60, []string{"1 true", "2 true"}, good},
-		{"a workload that is gone is forgotten", []at{{0, see(nil)}, {1, open(1)}, {1, say(1, true)}, {2, end(1)}, {3, see(nil)}}, 60, []string{"1 true"}, good},
+		{"a new workload has no deadline", []at{{0, see(empty())}, {1, see(has(false))}}, 60, nil, good},
+		{"a lost stream is told after the grace", []at{{0, see(empty())}, {0.5, see(has(false))}, {1, open(1)}, {1, say(1, true)}, {5, end(1)}}, 60, []string{"1 true", "7 false"}, good},
+		{"an agent that reconnects within the grace", []at{{0, see(empty())}, {1, open(1)}, {1, say(1, true)}, {5, end(1)}, {6, open(2)}, {6, say(2, true)}}, 60, []string{"1 true"}, good},
+		{"the end of an old stream means nothing", []at{{0, see(empty())}, {1, open(1)}, {1, say(1, true)}, {2, open(2)}, {3, end(1)}, {4, say(1, false)}}, 60, []string{"1 true"}, good},
+		{"the same report twice is said once", []at{{0, see(empty())}, {1, open(1)}, {1, say(1, true)}, {2, say(1, true)}, {3, say(1, false)}}, 60, []string{"1 true", "3 false"}, good},
+		{"a report before the workload was known is said again", []at{{0, see(empty())}, {1, open(1)}, {1, say(1, true)}, {2, see(has(false))}}, 60, []string{"1 true", "2 true"}, good},
+		{"a workload that is gone is forgotten", []at{{0, see(empty())}, {1, open(1)}, {1, say(1, true)}, {2, end(1)}, {3, see(empty())}}, 60, []string{"1 true"}, good},
 	}
 	for _, test := range tests {
 		t.Run(test.why, func(t *testing.T) {
@@ -159,9 +160,34 @@ func TestStream(t *testing.T) {
 			}
 			expect("as reported", time.Millisecond, ready)
 		}
+		report := &workload.HealthReport{Ready: true, Behind: []string{"routes"}, Ports: []*workload.PortHealth{
+			{Port: 8000, State: workload.PortHealth_STATE_UP}, {Port: 9999, State: workload.PortHealth_STATE_DOWN}}}
+		if err := stream.Send(report); err != nil {
+			t.Fatal(err)
+		}
+		expect("on one of its ports", time.Millisecond, true)
+		if w := owner.Snapshot().Workloads.At(ratings); !slices.Equal(w.Down, []uint32{9999}) {
+			t.Errorf("down are %v, want 9999", w.Down)
+		}
+		if f, ok := tracker.Facts(ratings); !ok || !slices.Equal(f.Behind, []string{"routes"}) {
+			t.Errorf("facts: %+v, %v", f, ok)
+		}
 		disconnect()
 		expect("within the grace", 1900*time.Millisecond, true)
 		expect("after the grace", 200*time.Millisecond, false)
+		if _, ok := tracker.Facts(ratings); ok {
+			t.Error("the word of an agent that went still counts")
+		}
+		flood, err := client.Report(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := flood.Send(&workload.HealthReport{Ports: make([]*workload.PortHealth, maxPorts+1)}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := flood.Recv(); status.Code(err) != codes.InvalidArgument {
+			t.Errorf("a report of too many ports ends with %v, want InvalidArgument", err)
+		}
 		identity = errors.New("no certificate")
 		stranger, err := client.Report(ctx)
 		if err != nil {

@@ -245,9 +245,16 @@ func (l *lab) server(s *scene, pod int) (stopApp func()) {
 func (l *lab) client(s *scene) map[string]string {
 	b := bootstrap(l.t, ResourcesOf(s, mesh.ProxyID{Kind: mesh.Sidecar, Namespace: "shop", Instance: "caller"}, testOptions), l.ca,
 		l.ca.leaf(l.t, "spiffe://east."+testFederation+"/ns/shop/sa/caller"))
+	ports := l.opened(b)
+	l.envoy("client", b)
+	return ports
+}
+
+// opened gives each listener of a virtual address a port of its own, as nothing is redirected here; by route name.
+func (l *lab) opened(b *static) map[string]string {
 	ports := map[string]string{}
 	for _, listener := range b.listeners {
-		if listener["bindToPort"] == false { // nothing is redirected here: each has a port of its own
+		if listener["bindToPort"] == false {
 			port := freePort(l.t)
 			chain := listener["filterChains"].([]any)[0].(object)
 			ports[chain["name"].(string)] = fmt.Sprintf("127.0.0.1:%d", port)
@@ -256,7 +263,6 @@ func (l *lab) client(s *scene) map[string]string {
 		}
 	}
 	b.listeners = slices.DeleteFunc(b.listeners, func(listener object) bool { return listener["name"] == OutboundListener })
-	l.envoy("client", b)
 	return ports
 }
 
@@ -289,12 +295,7 @@ func (l *lab) dynamicClient(s *scene) (ports map[string]string, replace func(*sc
 	b := make(s)
 	write(b.clusters)
 	b.clusters, b.clustersFile = nil, file
-	ports = map[string]string{}
-	b.listeners = split(b.listeners, OutboundListener, func(chain object) (string, int) {
-		port := freePort(l.t)
-		ports[chain["name"].(string)] = fmt.Sprintf("127.0.0.1:%d", port)
-		return "127.0.0.1", port
-	})
+	ports = l.opened(b)
 	l.envoy("client", b)
 	return ports, func(s *scene) { write(make(s).clusters) }
 }

@@ -124,6 +124,12 @@ func (c Client) Capture(ctx context.Context, cluster, pod string) (*os.File, err
 	return files[0], nil
 }
 
+// Health asks the sidecar of a pod which ports of its program answer.
+func (c Client) Health(ctx context.Context, cluster, pod string) ([]workload.PortHealth, error) {
+	reply, _, err := c.ask(ctx, Request{Health: &HealthRequest{Cluster: cluster, Pod: pod}})
+	return reply.Ports, err
+}
+
 // Workload is a pod with a sidecar, made for one program. It ends with Release or
 // with the process that holds it, and whatever runs in it is killed.
 type Workload struct {

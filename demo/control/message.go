@@ -40,6 +40,7 @@ type Request struct {
 	Workload *workload.Request `json:"workload,omitempty"`
 	Caller   *CallerRequest    `json:"caller,omitempty"`
 	Capture  *CaptureRequest   `json:"capture,omitempty"`
+	Health   *HealthRequest    `json:"health,omitempty"`
 }
 
 // StatusRequest asks for the Document.
@@ -75,6 +76,12 @@ type ExecRequest struct {
 	Dir string `json:"dir"`
 	// Umask is the caller's; negative: the demo's.
 	Umask int `json:"umask"`
+}
+
+// HealthRequest asks what the sidecar of a workload finds of its program.
+type HealthRequest struct {
+	Cluster string `json:"cluster"`
+	Pod     string `json:"pod"`
 }
 
 // Leave makes a workload known as leaving: others send no more, it is deregistered,
@@ -113,6 +120,8 @@ type Reply struct {
 	// Pod and Address name the pod that was made, or the caller that runs.
 	Pod     string `json:"pod,omitempty"`
 	Address string `json:"address,omitempty"`
+	// Ports answer a HealthRequest.
+	Ports []workload.PortHealth `json:"ports,omitempty"`
 }
 
 // Error is an error on its way to a person.

@@ -55,9 +55,12 @@ func (p Programs) gatewayArgs(f folders, token bool) []string {
 }
 
 // sidecarArgs starts an instance's sidecar.
-func (p Programs) sidecarArgs(f folders, namespace, instance string, token bool) []string {
+func (p Programs) sidecarArgs(f folders, w Workload, token bool) []string {
 	args := []string{
-		p.Proxy, string(mesh.Sidecar), "--run", f.run, "--dir", f.workload(instance), "--name", instance, "--namespace", namespace,
+		p.Proxy, string(mesh.Sidecar), "--run", f.run, "--dir", f.workload(w.Name), "--name", w.Name, "--namespace", w.Namespace,
+	}
+	if w.Probe != "" {
+		args = append(args, "--probe", w.Probe)
 	}
 	return p.proxyArgs(args, token)
 }

@@ -35,6 +35,8 @@ type Workload struct {
 	Service string
 	Ports   []workload.Port
 	Export  bool
+	// Probe is how its sidecar asks the application, as mesh.ParseProbe reads it; empty: by tcp.
+	Probe string
 	// Known is true if it was registered before and only needs a new token.
 	Known bool
 }

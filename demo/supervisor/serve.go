@@ -85,6 +85,12 @@ func (s *Supervisor) answer(ctx context.Context, conn control.Conn) error {
 			return err
 		}
 		return conn.Send(control.Reply{Pod: p.instance.Name, Address: p.instance.Pod.String()})
+	case r.Health != nil:
+		ports, err := s.health(ctx, *r.Health)
+		if err != nil {
+			return err
+		}
+		return conn.Send(control.Reply{Ports: ports})
 	case r.Capture != nil:
 		return s.capture(conn, *r.Capture)
 	}

@@ -125,7 +125,7 @@ func (s *Supervisor) spec(c *cluster, co *component, token bool) process.Spec {
 	case topology.KindGateway:
 		spec.Argv = s.Programs.gatewayArgs(c.folders, token)
 	case topology.KindSidecar:
-		spec.Argv = s.Programs.sidecarArgs(c.folders, co.pod.workload.Namespace, co.Instance, token)
+		spec.Argv = s.Programs.sidecarArgs(c.folders, co.pod.workload, token)
 		spec.Net, spec.NetAdmin = co.pod.ns, true
 	case topology.KindApp:
 		spec.Argv = s.Programs.appArgs(c.Name, co.pod.instance)

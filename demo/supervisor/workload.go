@@ -10,6 +10,9 @@ import (
 	"slices"
 	"time"
 
+	"google.golang.org/protobuf/encoding/protojson"
+
+	workloadpb "isthmus.dev/isthmus/api/workload"
 	"isthmus.dev/isthmus/demo/control"
 	"isthmus.dev/isthmus/demo/topology"
 	"isthmus.dev/isthmus/internal/cli/exit"
@@ -75,6 +78,7 @@ func (s *Supervisor) admit(ctx context.Context, c *cluster, r workload.Request) 
 	w := Workload{
 		Kind: topology.KindSidecar, Namespace: r.Namespace, Name: r.Name, Account: r.Account, Zone: zone,
 		Labels: r.Labels, Service: r.Service, Ports: r.Ports, Export: r.Export,
+		Probe: r.Probe,
 	}
 	p, err := c.addPod(topology.Instance{Name: r.Name}, w)
 	if err != nil {
@@ -184,6 +188,32 @@ func connections(ctx context.Context, agent string) (int, error) {
 		n += s.Value
 	}
 	return n, nil
+}
+
+// health asks a workload's sidecar which ports of the program answer.
+func (s *Supervisor) health(ctx context.Context, r control.HealthRequest) ([]workload.PortHealth, error) {
+	c, err := s.cluster(r.Cluster)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := c.findPod(r.Pod); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, checkLimit)
+	defer cancel()
+	text, err := askAgent(ctx, c.agent(r.Pod), http.MethodGet, "/health")
+	if err != nil {
+		return nil, err
+	}
+	var report workloadpb.HealthReport
+	if err := (protojson.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(text, &report); err != nil {
+		return nil, fmt.Errorf("read what the sidecar of %s says: %w", r.Pod, err)
+	}
+	var out []workload.PortHealth
+	for _, p := range report.GetPorts() {
+		out = append(out, workload.PortHealth{Number: uint16(p.GetPort()), Up: p.GetState() == workloadpb.PortHealth_STATE_UP, LoopbackOnly: p.GetLoopbackOnly()})
+	}
+	return out, nil
 }
 
 // evict kills all that runs in a workload's pod and removes its keys.

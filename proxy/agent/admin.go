@@ -8,6 +8,8 @@ import (
 	"net"
 	"net/http"
 	"time"
+
+	"google.golang.org/protobuf/encoding/protojson"
 )
 
 // passed are the pages of Envoy's admin that the agent hands on. None changes anything.
@@ -17,6 +19,7 @@ var passed = []string{"/stats", "/stats/prometheus", "/config_dump", "/clusters"
 //
 //	GET  /ready   200 when Envoy is live with its listeners, 503 with the reason otherwise
 //	POST /drain   fail the health and send clients elsewhere; the proxy goes on until it is stopped
+//	GET  /health  what the control plane is told: a workload.HealthReport in JSON; 503 before the first look
 //	GET  a page of passed, with its query, from Envoy
 func (a *Agent) serveAdmin(ctx context.Context, l net.Listener) error {
 	mux := http.NewServeMux()
@@ -26,6 +29,20 @@ func (a *Agent) serveAdmin(ctx context.Context, l net.Listener) error {
 			return
 		}
 		fmt.Fprintln(w, "ready")
+	})
+	mux.HandleFunc("GET /health", func(w http.ResponseWriter, _ *http.Request) {
+		report := a.health.report.Load()
+		if report == nil {
+			http.Error(w, "not looked yet", http.StatusServiceUnavailable)
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
+		text, err := protojson.Marshal(report)
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+			return
+		}
+		_, _ = w.Write(text) // the client went: there is nobody to tell
 	})
 	mux.HandleFunc("POST /drain", func(w http.ResponseWriter, r *http.Request) {
 		a.drain(r.Context())
@@ -64,15 +81,23 @@ func (a *Agent) pass(w http.ResponseWriter, r *http.Request) {
 	_, _ = io.Copy(w, resp.Body) // the client went, or Envoy did: there is nobody to tell
 }
 
+// errDraining is why a proxy that drains does not serve.
+var errDraining = errors.New("draining")
+
 // Ready tells why the proxy does not serve; nil when it does.
 func (a *Agent) Ready(ctx context.Context) error {
-	select {
-	case <-a.draining:
-		return errors.New("draining")
-	default:
-	}
-	if err := a.hub.listeners(); err != nil {
+	if err := a.configured(); err != nil {
 		return err
 	}
 	return a.envoy.ready(ctx)
+}
+
+// configured tells why the proxy is not to serve, as far as Envoy need not be asked.
+func (a *Agent) configured() error {
+	select {
+	case <-a.draining:
+		return errDraining
+	default:
+	}
+	return a.hub.listeners()
 }

@@ -6,12 +6,17 @@
 //
 //	identity.go  the key and certificates: first from a token, later by the one there is
 //	renew.go     when they are renewed
-//	hub.go       the owner of the configuration: the stream to the control plane and who has acknowledged what
+//	hub.go       the owner of the configuration, of three parts:
+//	link.go        the stream to the control plane
+//	verdict.go     what may be acknowledged on it (pure)
+//	publish.go     what Envoy, the name server and the disk get
 //	local.go     the ADS socket that Envoy reads from
 //	cache.go     the last good configuration on disk
 //	envoy.go     Envoy as a child process
 //	admin.go     the agent's own HTTP socket
-//	health.go    probes of the application, reported to the control plane
+//	health.go    what the proxy and its application are able to do, reported to the control plane
+//	readiness.go   which ports answer (pure)
+//	probe.go       how they are asked
 package agent
 
 import (
@@ -61,6 +66,8 @@ type Config struct {
 	Concurrency int
 	// Drain is how long an orderly end waits for connections to finish; 0 means 5 s.
 	Drain time.Duration
+	// Probe is how the application is asked whether it answers.
+	Probe mesh.Probe
 	// Names is told the mesh's names; nil: nobody asks.
 	Names Names
 	Log   *slog.Logger // required
@@ -95,6 +102,8 @@ type Agent struct {
 	identity *identities
 	hub      *hub
 	envoy    *envoy
+	prober   *prober
+	health   *health
 
 	drainOnce sync.Once
 	draining  chan struct{} // closed by drain
@@ -158,6 +167,7 @@ func New(cfg Config) (*Agent, error) {
 	}
 	a.identity = &identities{cfg: &a.cfg, sockets: a.sockets, state: a.state, wall: time.Now}
 	a.hub = newHub(a)
+	a.prober, a.health = newProber(cfg.Probe), &health{agent: a}
 	a.envoy, err = newEnvoy(a)
 	return a, err
 }
@@ -188,7 +198,8 @@ func (a *Agent) Run(ctx context.Context) error {
 	group.Go(func() error { return a.serveADS(ctx, ads) })
 	group.Go(func() error { return a.serveAdmin(ctx, admin) })
 	group.Go(func() error { return a.identity.renew(ctx, a.identity.renewOnce) })
-	group.Go(func() error { return a.reportHealth(ctx) })
+	group.Go(func() error { return a.health.watch(ctx) })
+	group.Go(func() error { return a.health.reportHealth(ctx) })
 	group.Go(func() error { return a.envoy.run(ctx) })
 	group.Go(func() error {
 		select {

@@ -201,7 +201,10 @@ func TestLife(t *testing.T) {
 	eventually(t, "configured", answers(s.plain, "/", "200 v1"))
 	eventually(t, "endpoints arrived", answers(s.plain, "/app", "200 the app"))
 	eventually(t, "acknowledged to the end", truth(cp.synced))
-	eventually(t, "healthy", truth(func() bool { h := cp.health.Load(); return h != nil && h.Ready }))
+	eventually(t, "healthy", truth(func() bool { h := cp.health.Load(); return h != nil && h.Ready && len(h.Behind) == 0 }))
+	if got := short(cp.health.Load().Ports); got != fmt.Sprint(s.appPort, " up") {
+		t.Errorf("ports: %s", got)
+	}
 	if said := cp.speaker.Load(); said == nil || *said != "isthmus-proxy "+version.String() {
 		t.Errorf("the stream was opened by %v, want this program with its version", said)
 	}
@@ -232,6 +235,32 @@ func TestLife(t *testing.T) {
 			t.Errorf("took %v: Envoy waited for endpoints", took)
 		}
 	})
+	t.Run("an Envoy that stands still has nothing new", func(t *testing.T) {
+		pid := int(r.agent.envoy.pid.Load())
+		if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+			t.Fatal(err)
+		}
+		defer syscall.Kill(pid, syscall.SIGCONT)
+		s.answer = "later"
+		cp.set(s.state(t))
+		eventually(t, "handed on", truth(func() bool {
+			got, _ := r.agent.hub.published.Load().state.Get(xds.RouteType, "routes")
+			want, _ := cp.state.Load().Get(xds.RouteType, "routes")
+			return got.Version == want.Version
+		}))
+		if st := cp.typeStatus(xds.RouteType); st.Synced {
+			t.Errorf("routes are called synced: %+v", st)
+		}
+		cp.stop()
+		cp.start()
+		eventually(t, "a new control plane believes that the proxy has what its agent has", truth(func() bool { return cp.typeStatus(xds.RouteType).Synced }))
+		eventually(t, "and is told otherwise", truth(func() bool { h := cp.health.Load(); return h != nil && slices.Contains(h.Behind, xds.RouteType) }))
+		if err := syscall.Kill(pid, syscall.SIGCONT); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "changed", answers(s.plain, "/", "200 later"))
+		eventually(t, "up to date", truth(func() bool { h := cp.health.Load(); return cp.synced() && h != nil && len(h.Behind) == 0 }))
+	})
 	t.Run("what Envoy refuses is shown and stops nothing else", func(t *testing.T) {
 		s.bad, s.answer = true, "v3"
 		cp.set(s.state(t))
@@ -248,7 +277,7 @@ func TestLife(t *testing.T) {
 		port.Close()
 		eventually(t, "unhealthy", truth(func() bool {
 			h := cp.health.Load()
-			return h != nil && !h.Ready && strings.Contains(h.Message, "does not answer")
+			return h != nil && !h.Ready && strings.Contains(h.Message, "does not answer") && short(h.Ports) == fmt.Sprint(s.appPort, " down")
 		}))
 	})
 	t.Run("an Envoy that reconnects and is current gets nothing", func(t *testing.T) {

@@ -4,64 +4,36 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 	"slices"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 
-	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
-	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
-	"google.golang.org/grpc"
-
-	"isthmus.dev/isthmus/api/workload"
 	"isthmus.dev/isthmus/internal/bell"
 	"isthmus.dev/isthmus/internal/hint"
-	"isthmus.dev/isthmus/internal/version"
 	"isthmus.dev/isthmus/xds"
 	"isthmus.dev/isthmus/xds/stream"
 )
 
-// envoyAbsence is how long the agent waits with its acknowledgements for an Envoy that is not connected. After that it
-// acknowledges for itself: an Envoy that a bad configuration kills must not keep out the next one.
-const envoyAbsence = 10 * time.Second
+// tick is the hub's unit of time.
+const tick = 100 * time.Millisecond
 
-// verdictWait is the longest time a response waits for Envoy's verdict before the agent accepts it: Envoy acknowledges
-// clusters when they have warmed, and warming may need what the control plane sends next.
-const verdictWait = 3 * time.Second
-
-// writeDelay is the longest time between a change and its write to disk: what a proxy forgets that is killed together
-// with its control plane. Shorter means more writes while endpoints come and go.
-const writeDelay = 200 * time.Millisecond
-
-// hub owns the configuration: it takes it from the control plane, publishes it for Envoy, and acknowledges to the control
-// plane what Envoy has acknowledged, so that make-before-break holds from end to end.
+// hub owns the configuration: it takes it from the control plane (link.go), publishes it for Envoy (publish.go), and
+// acknowledges to the control plane what Envoy has acknowledged (verdict.go), so that make-before-break holds from end
+// to end.
 type hub struct {
-	agent *Agent
-
-	// published is what Envoy is to have; nil as long as that is not known completely.
-	published atomic.Pointer[publication]
+	publisher
+	link      *link
 	envoyLive atomic.Pointer[envoyReport] // the latest report; nil: Envoy is not connected
-	link      atomic.Bool                 // the control plane is connected
+	doubtful  atomic.Pointer[[]string]    // verdict.behind
+	doubted   bell.Bell                   // rung when that changes
 	counters  counters
-
-	events  chan linkEvent
-	reports chan envoyReport
-	save    chan xds.State // of capacity 1: the latest good state
-	goodbye chan struct{}  // closed when run ends: nobody reads events any more
-
-	changed bell.Bell // rung after each publication
+	reports   chan envoyReport
 
 	// Owned by run.
 	client   *xds.Client
-	received map[string]bool      // types of which something was received, or that were on disk
-	applied  map[string]uint64    // publication that has the pending response of a type
-	arrived  map[string]time.Time // when the latest response of a type came
-	told     map[string]string    // the refused resources of a type that the control plane knows of
-	absent   time.Time            // since when Envoy is not connected; zero: it is
-	dirty    time.Time            // since when the disk is behind; zero: it is not
-	names    string               // version of the name table in use
+	verdict  *verdict
+	received map[string]bool // types of which something was received, or that were on disk
 }
 
 // counters count what was transferred; for tests and people.
@@ -71,42 +43,18 @@ type counters struct {
 	envoyStreams     atomic.Int64
 }
 
-// publication is one State for Envoy. Sequence grows by one with each.
-type publication struct {
-	sequence uint64
-	state    xds.State
-}
-
-// envoyReport is how far an Envoy is with a publication.
-type envoyReport struct {
-	stream   int64 // number of the stream, growing
-	sequence uint64
-	types    []xds.TypeStatus
-	gone     bool // the stream has ended
-}
-
-// linkEvent is one thing that happened on the stream to the control plane: exactly one field is set.
-type linkEvent struct {
-	stream  grpc.BidiStreamingClient[discoveryv3.DeltaDiscoveryRequest, discoveryv3.DeltaDiscoveryResponse]
-	message *discoveryv3.DeltaDiscoveryResponse
-	err     error
-}
-
 func newHub(a *Agent) *hub {
 	a.identity.rotated = make(chan struct{}, 1)
-	return &hub{
-		agent:    a,
-		events:   make(chan linkEvent),
-		reports:  make(chan envoyReport),
-		save:     make(chan xds.State, 1),
-		goodbye:  make(chan struct{}),
-		received: map[string]bool{},
-		applied:  map[string]uint64{},
-		arrived:  map[string]time.Time{},
-		told:     map[string]string{},
-		client:   newClient(xds.State{}),
-		absent:   time.Now(),
+	h := &hub{
+		publisher: publisher{agent: a, save: make(chan xds.State, 1)},
+		link:      newLink(a),
+		reports:   make(chan envoyReport),
+		client:    newClient(xds.State{}),
+		verdict:   newVerdict(),
+		received:  map[string]bool{},
 	}
+	h.tellDoubt()
+	return h
 }
 
 // newClient takes all of every type from the control plane.
@@ -131,219 +79,107 @@ func (h *hub) load() {
 	for _, t := range xds.Types {
 		h.received[t] = true
 	}
-	h.publish()
+	h.publishKnown()
+	for _, t := range xds.Types {
+		h.applied(t)
+	}
 }
 
 // run owns the configuration until ctx ends.
 func (h *hub) run(ctx context.Context) error {
-	var streams sync.WaitGroup
-	defer streams.Wait()
-	defer close(h.goodbye)
-	connect := func() context.CancelFunc {
-		streamCtx, cancel := context.WithCancel(ctx)
-		streams.Go(func() { h.connect(streamCtx) })
-		return cancel
-	}
-	disconnect := connect()
-	defer func() { disconnect() }()
-	var up grpc.BidiStreamingClient[discoveryv3.DeltaDiscoveryRequest, discoveryv3.DeltaDiscoveryResponse]
-	introduced := false // whether the stream's first request, which says who speaks, is sent
-	send := func(requests ...xds.Request) {
-		for _, r := range requests {
-			if up == nil {
-				return
-			}
-			m := stream.RequestMessage(r)
-			if !introduced {
-				m.Node, introduced = node(), true
-			}
-			_ = up.Send(m) // a broken stream is reported by its Recv
-		}
-	}
-	wait := backoff{least: 100 * time.Millisecond, most: 5 * time.Second}
-	var retry <-chan time.Time
-	failed, renewed := false, false // since the last message; the reason why the stream is about to end
-	ticks := time.NewTicker(writeDelay / 2)
+	h.link.connect(ctx)
+	defer h.link.close()
+	ticks := time.NewTicker(tick)
 	defer ticks.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case e := <-h.events:
-			switch {
-			case e.stream != nil:
-				up, introduced = e.stream, false
-				send(h.client.Connect()...)
-			case e.message != nil:
-				if !h.link.Swap(true) {
-					wait.reset()
-					failed = false
-					h.agent.cfg.Log.Info("configuration stream up")
-				}
-				send(h.receive(stream.Response(e.message))...)
-			default:
-				up = nil
-				if was := h.link.Swap(false); (was || !failed) && !renewed {
-					h.agent.cfg.Log.Warn("control plane away, going on with what is known", "err", e.err)
-				}
-				failed, renewed = true, false
-				retry = time.After(wait.next())
-			}
-		case <-retry:
-			retry = nil
-			disconnect()
-			disconnect = connect()
+		case e := <-h.link.events:
+			h.take(e)
+		case <-h.link.retry:
+			h.link.connect(ctx)
 		case <-h.agent.identity.rotated:
-			h.publish()
-			if up != nil {
-				renewed = true
-				disconnect() // so that the control plane sees the new certificate; the error event brings the reconnect
-			}
+			h.publishKnown()
+			h.link.renew()
 		case r := <-h.reports:
 			if err := h.observe(r); err != nil {
 				return err
 			}
-		case now := <-ticks.C:
-			h.persistSoon(now)
+		case <-ticks.C:
+			h.verdict.tick(tick)
+			h.persistSoon(tick, h.client.State(), !slices.ContainsFunc(xds.Types[:], h.client.Pending))
 		}
-		send(h.answers()...)
+		h.settle()
 	}
 }
 
-// node says which program speaks; who it is, its certificate says.
-func node() *corev3.Node {
-	return &corev3.Node{UserAgentName: "isthmus-proxy", UserAgentVersionType: &corev3.Node_UserAgentVersion{UserAgentVersion: version.String()}}
+// settle does what follows from an event.
+func (h *hub) settle() {
+	h.link.send(h.answers()...)
+	h.tellDoubt()
 }
 
-// connect opens one stream to the control plane and reads it until it ends.
-func (h *hub) connect(ctx context.Context) {
-	event := func(e linkEvent) bool {
-		select {
-		case h.events <- e:
-			return true
-		case <-h.goodbye:
-			return false
-		}
-	}
-	conn, err := dial(h.agent.sockets.workload, h.agent.identity.current.Load)
-	if err != nil {
-		event(linkEvent{err: err})
-		return
-	}
-	defer conn.Close()
-	stream, err := discoveryv3.NewAggregatedDiscoveryServiceClient(conn).DeltaAggregatedResources(ctx)
-	if err != nil {
-		event(linkEvent{err: err})
-		return
-	}
-	if !event(linkEvent{stream: stream}) {
-		return
-	}
-	for {
-		m, err := stream.Recv()
-		if err != nil {
-			event(linkEvent{err: err})
-			return
-		}
-		if !event(linkEvent{message: m}) {
-			return
-		}
+// take takes what happened on the stream to the control plane.
+func (h *hub) take(e linkEvent) {
+	switch {
+	case e.stream != nil:
+		h.link.opened(e.stream)
+		h.verdict.connected()
+		h.tellDoubt() // before the control plane takes anything for acknowledged
+		h.link.send(h.client.Connect()...)
+	case e.message != nil:
+		h.link.heard()
+		h.receive(stream.Response(e.message))
+	default:
+		h.link.lost(e.err)
 	}
 }
 
 // receive applies one response. A response that is not well formed is refused at once.
-func (h *hub) receive(resp xds.Response) []xds.Request {
+func (h *hub) receive(resp xds.Response) {
 	if err := h.client.Receive(resp); err != nil {
 		h.agent.cfg.Log.Warn("response of the control plane refused", "type", resp.TypeURL, "err", err)
 		if req, ok := h.client.Nack(resp.TypeURL, err.Error()); ok {
-			return []xds.Request{req}
+			h.link.send(req)
 		}
-		return nil
+		return
 	}
 	h.counters.fromControlPlane.Add(int64(len(resp.Resources) + len(resp.Removed)))
 	h.received[resp.TypeURL] = true
-	h.arrived[resp.TypeURL] = time.Now()
-	h.publish()
+	h.publishKnown()
+	h.applied(resp.TypeURL)
+}
+
+// applied notes that the publication has the newest of a type.
+func (h *hub) applied(typeURL string) {
 	if p := h.published.Load(); p != nil {
-		h.applied[resp.TypeURL] = p.sequence
+		h.verdict.received(typeURL, p.sequence)
 	}
-	return nil
 }
 
-// complete tells whether every type is known, so that an empty one is truly empty. Envoy is told nothing before: an empty
-// answer for listeners would make it live while it serves nothing.
-func (h *hub) complete() bool {
-	return !slices.ContainsFunc(xds.Types[:], func(t string) bool { return !h.received[t] })
+// publishKnown publishes what is known once every type is, so that an empty one is truly empty. Envoy is told nothing
+// before: an empty answer for listeners would make it live while it serves nothing.
+func (h *hub) publishKnown() {
+	if !slices.ContainsFunc(xds.Types[:], func(t string) bool { return !h.received[t] }) {
+		h.publish(h.client.State())
+	}
 }
 
-// publish makes what is known now the configuration of Envoy, of the name server and, soon, of the disk.
-func (h *hub) publish() {
-	if !h.complete() {
-		return
-	}
-	state := h.client.State()
-	h.publishNames(state)
-	secret, err := h.agent.identity.current.Load().secret()
-	if err != nil {
-		h.agent.cfg.Log.Error("own certificate cannot be served", "err", err)
-		return
-	}
-	state = state.With(xds.NameTableType, nil).Apply(xds.SecretType, []xds.Resource{secret}, nil)
-	next := &publication{sequence: 1, state: state}
-	if before := h.published.Load(); before != nil {
-		next.sequence = before.sequence + 1
-	}
-	h.published.Store(next)
-	if h.dirty.IsZero() {
-		h.dirty = time.Now()
-	}
-	h.changed.Ring()
-}
-
-// publishNames gives a changed name table to the name server.
-func (h *hub) publishNames(state xds.State) {
-	version := state.Version(xds.NameTableType)
-	if version == h.names || h.agent.cfg.Names == nil {
-		return
-	}
-	table := map[string]netip.Addr{}
-	for r := range state.All(xds.NameTableType) {
-		var names workload.NameTable
-		if err := r.Body.UnmarshalTo(&names); err != nil {
-			h.agent.cfg.Log.Warn("name table ignored", "err", err)
-			return
-		}
-		for host, text := range names.Addresses {
-			addr, err := netip.ParseAddr(text)
-			if err != nil {
-				h.agent.cfg.Log.Warn("name ignored", "host", host, "err", err)
-				continue
-			}
-			table[host] = addr
-		}
-	}
-	h.names = version
-	h.agent.cfg.Names.SetTable(table)
-}
-
-// observe takes a report about Envoy's stream; those of an older stream do not count. The error ends the agent: a port
-// that another process has does not become free by waiting, and a proxy that looks alive without it would hide that.
+// observe takes a report about Envoy's stream. The error ends the agent: a port that another process has does not become
+// free by waiting, and a proxy that looks alive without it would hide that.
 func (h *hub) observe(r envoyReport) error {
-	if now := h.envoyLive.Load(); now != nil && now.stream > r.stream {
+	if !h.verdict.report(r) {
 		return nil
 	}
 	if r.gone {
 		h.envoyLive.Store(nil)
-		h.absent = time.Now()
 		return nil
 	}
 	h.envoyLive.Store(&r)
-	h.absent = time.Time{}
-	for _, t := range r.types {
-		if t.TypeURL == xds.ListenerType && strings.Contains(t.Nack, addressInUse) {
-			err := fmt.Errorf("envoy cannot listen: %s", strings.TrimSpace(t.Nack))
-			return hint.Wrap(hint.Code(err, "port_in_use"), "stop the process that has the port (ss -ltnp shows it), then start the proxy again")
-		}
+	if s, _ := r.status(xds.ListenerType); strings.Contains(s.Nack, addressInUse) {
+		err := fmt.Errorf("envoy cannot listen: %s", strings.TrimSpace(s.Nack))
+		return hint.Wrap(hint.Code(err, "port_in_use"), "stop the process that has the port (ss -ltnp shows it), then start the proxy again")
 	}
 	return nil
 }
@@ -351,22 +187,25 @@ func (h *hub) observe(r envoyReport) error {
 // addressInUse is how Envoy reports EADDRINUSE of a listener.
 const addressInUse = "Address already in use"
 
-// answers gives the acknowledgements that are due to the control plane: for a type that Envoy never asks for, and while
-// nobody could use it, at once; otherwise when Envoy has accepted or refused everything of that type.
+// answers gives the acknowledgements and refusals that are due to the control plane.
 func (h *hub) answers() []xds.Request {
 	var out []xds.Request
 	changed := false
 	for _, t := range xds.Types {
 		if !h.client.Pending(t) {
-			if req, ok := h.afterthought(t); ok {
-				out = append(out, req)
+			if refused, why := h.verdict.afterthought(t); len(refused) > 0 {
+				if req, ok := h.client.Nack(t, why); ok {
+					out = append(out, req)
+					h.verdict.note(t, refused)
+				}
 			}
 			continue
 		}
-		atFault, why, due := h.verdict(t)
+		refused, why, due := h.verdict.answer(t)
 		if !due {
 			continue
 		}
+		atFault := h.client.Touched(t, refused)
 		if len(atFault) == 0 {
 			if req, ok := h.client.Ack(t); ok {
 				out = append(out, req)
@@ -376,101 +215,32 @@ func (h *hub) answers() []xds.Request {
 		if req, ok := h.client.Nack(t, why, atFault...); ok {
 			out = append(out, req)
 			changed = true
-			h.told[t] = strings.Join(atFault, " ")
+			h.verdict.note(t, atFault)
 		}
 	}
 	if changed {
-		h.publish() // without what Envoy refused
+		h.publishKnown() // without what Envoy refused
 	}
 	return out
 }
 
-// verdict tells whether the pending response of a type can be answered, and what of it Envoy refused.
-func (h *hub) verdict(typeURL string) (atFault []string, why string, due bool) {
-	if typeURL == xds.NameTableType || h.published.Load() == nil {
-		return nil, "", true
+// tellDoubt makes the types in doubt known to whoever reports them.
+func (h *hub) tellDoubt() {
+	now := h.verdict.behind()
+	if before := h.doubtful.Load(); before == nil || !slices.Equal(*before, now) {
+		h.doubtful.Store(&now)
+		h.doubted.Ring()
 	}
-	report := h.envoyLive.Load()
-	if report == nil {
-		return nil, "", !h.absent.IsZero() && time.Since(h.absent) > envoyAbsence
-	}
-	late := time.Since(h.arrived[typeURL]) > verdictWait
-	if report.sequence < h.applied[typeURL] {
-		return nil, "", late
-	}
-	i := slices.IndexFunc(report.types, func(t xds.TypeStatus) bool { return t.TypeURL == typeURL })
-	if i < 0 {
-		return nil, "", true
-	}
-	status := report.types[i]
-	if !status.Settled {
-		return nil, "", late
-	}
-	return h.client.Touched(typeURL, status.Refused), status.Nack, true
 }
 
-// afterthought refuses what was acknowledged while nobody could judge it, before there was an Envoy, and Envoy then
-// refused; once for each set of resources.
-func (h *hub) afterthought(typeURL string) (xds.Request, bool) {
-	report := h.envoyLive.Load()
-	if report == nil {
-		return xds.Request{}, false
-	}
-	for _, t := range report.types {
-		if t.TypeURL != typeURL || !t.Settled {
-			continue
-		}
-		refused := strings.Join(t.Refused, " ")
-		if refused == h.told[typeURL] {
-			return xds.Request{}, false
-		}
-		h.told[typeURL] = refused
-		if refused == "" {
-			return xds.Request{}, false
-		}
-		return h.client.Nack(typeURL, t.Nack)
-	}
-	return xds.Request{}, false
-}
-
-// persistSoon hands the state to the writer when it has been good for long enough: while a response waits for Envoy's
-// verdict it may still turn out to be bad.
-func (h *hub) persistSoon(now time.Time) {
-	if h.dirty.IsZero() || now.Sub(h.dirty) < writeDelay/2 {
-		return
-	}
-	for _, t := range xds.Types {
-		if h.client.Pending(t) {
-			return
-		}
-	}
-	select {
-	case <-h.save: // an older one that was not written yet
-	default:
-	}
-	h.save <- h.client.State() // run is the only sender, so there is room
-	h.dirty = time.Time{}
-}
-
-// persist writes states to disk until ctx ends.
-func (h *hub) persist(ctx context.Context) error {
-	for {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case state := <-h.save:
-			if err := writeCache(h.agent.cfg.StateDir, state); err != nil {
-				h.agent.cfg.Log.Warn("configuration not kept: a restart without control plane would go back to an older one", "err", err)
-			}
-		}
-	}
-}
+// behind are the types of which Envoy may have less than the control plane was told.
+func (h *hub) behind() []string { return *h.doubtful.Load() }
 
 // report tells run about Envoy.
 func (h *hub) report(r envoyReport) {
 	select {
 	case h.reports <- r:
-	case <-h.goodbye:
+	case <-h.link.closed:
 	}
 }
 
@@ -483,16 +253,13 @@ func (h *hub) listeners() error {
 	if report == nil {
 		return errors.New("envoy is not connected to its agent")
 	}
-	for _, t := range report.types {
-		if t.TypeURL == xds.ListenerType {
-			if len(t.Refused) > 0 {
-				return fmt.Errorf("envoy refused listeners %v: %s", t.Refused, t.Nack)
-			}
-			if t.Acked == "" && t.Version != "" {
-				return errors.New("envoy has not taken its listeners yet")
-			}
-			return nil
-		}
+	switch s, ok := report.status(xds.ListenerType); {
+	case !ok:
+		return errors.New("envoy has not asked for listeners yet")
+	case len(s.Refused) > 0:
+		return fmt.Errorf("envoy refused listeners %v: %s", s.Refused, s.Nack)
+	case s.Acked == "" && s.Version != "":
+		return errors.New("envoy has not taken its listeners yet")
 	}
-	return errors.New("envoy has not asked for listeners yet")
+	return nil
 }

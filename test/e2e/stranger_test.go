@@ -66,6 +66,8 @@ func play(role string, args []string) error {
 		return err
 	case "mirror", "self", "load":
 		return playHTTP(role, args)
+	case "busy":
+		return playBusy()
 	case "hostile":
 		return playHostile(args)
 	case "flood":

@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"sync"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -21,6 +22,7 @@ import (
 	"isthmus.dev/isthmus/internal/cli/exit"
 	"isthmus.dev/isthmus/internal/cli/output"
 	"isthmus.dev/isthmus/internal/hint"
+	"isthmus.dev/isthmus/mesh"
 )
 
 // Command is `isthmus workload`. Locate finds the place that the flag --dir names, empty for the default one.
@@ -59,6 +61,7 @@ others send elsewhere and requests end, then stops the program; a second TERM do
 	set.BoolVar(&f.export, "export", false, "export the service to the other clusters")
 	set.StringVar(&f.account, "service-account", "default", "service account, the last part of its identity")
 	set.StringArrayVar(&f.labels, "label", nil, "label, NAME=VALUE (repeatable)")
+	set.StringVar(&f.probe, "probe", string(mesh.ProbeTCP), "how each port is asked whether it answers: tcp, http:/PATH (2xx or 3xx) or none")
 	set.StringVar(&f.zone, "zone", "", "zone it runs in (default: the cluster's first)")
 	return c
 }
@@ -99,7 +102,8 @@ func run(ctx context.Context, g *cli.Globals, locate func(dir string) (Place, er
 		return errors.Join(fmt.Errorf("run %s: %w", argv[0], err), w.Release())
 	}
 	announce(g.Printer, request, w.Address())
-	code, err := life{workload: w, program: program, signals: signals, warn: func(err error) { warn(g.Printer, err) }}.run()
+	said := func(err error) { warn(g.Printer, err) }
+	code, err := watched(ctx, request, w, said, life{workload: w, program: program, signals: signals, warn: said}.run)
 	if err != nil {
 		return fmt.Errorf("run %s in %s: %w", request.Name, request.Cluster, err)
 	}
@@ -107,6 +111,19 @@ func run(ctx context.Context, g *cli.Globals, locate func(dir string) (Place, er
 		return exit.With(code, fmt.Errorf("run %s: it cannot be executed", argv[0]))
 	}
 	return exit.Silently(code)
+}
+
+// watched runs a program that serves, and meanwhile looks whether it can be reached.
+func watched(ctx context.Context, r Request, w Workload, warn func(error), run func() (int, error)) (int, error) {
+	if r.Service == "" || r.Probe == string(mesh.ProbeNone) {
+		return run()
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	var looking sync.WaitGroup
+	looking.Go(func() { warnOfLoopback(ctx, r.Name, w.Health, warn) })
+	defer looking.Wait()
+	defer cancel()
+	return run()
 }
 
 // wanted are the signals that this command passes on. One that whoever started it has set to be ignored, as nohup(1)

@@ -43,6 +43,10 @@ func (s *stage) Start(_ context.Context, argv []string, files ...*os.File) (Prog
 	return s, s.startErr
 }
 
+func (s *stage) Health(context.Context) ([]PortHealth, error) {
+	return nil, errors.New("the sidecar has not looked yet")
+}
+
 func (s *stage) Executed() bool { return !s.dead }
 
 func (s *stage) Wait() (int, error) { return s.code, nil }

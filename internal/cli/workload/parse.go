@@ -13,9 +13,9 @@ import (
 
 // flags are what was typed.
 type flags struct {
-	name, service, account, zone string
-	ports, labels                []string
-	export                       bool
+	name, service, account, zone, probe string
+	ports, labels                       []string
+	export                              bool
 }
 
 // request is what the flags ask for, in a namespace ("" is default). What cannot be is wrong usage.
@@ -42,6 +42,11 @@ func (f flags) request(namespace string) (Request, error) {
 	case r.Service == "" && len(f.ports) > 0:
 		return r, hint.Wrap(exit.Usagef("--port without a service"), "name the service it is an instance of: --service web")
 	}
+	probe, err := mesh.ParseProbe(f.probe)
+	if err != nil {
+		return r, exit.Usagef("--probe: %v", err)
+	}
+	r.Probe = probe.String()
 	for _, text := range f.ports {
 		port, err := parsePort(text)
 		if err != nil {

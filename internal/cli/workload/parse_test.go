@@ -13,21 +13,21 @@ import (
 func TestRequest(t *testing.T) {
 	f := flags{
 		name: "web-1", service: "web", ports: []string{"http:8000", "grpc:9000:grpc"}, export: true, account: "robot",
-		labels: []string{"version=v2", "example.com/team=a_b", "empty="}, zone: "us-a",
+		labels: []string{"version=v2", "example.com/team=a_b", "empty="}, zone: "us-a", probe: "http:/healthz",
 	}
 	got, err := f.request("me")
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := Request{
-		Namespace: "me", Name: "web-1", Account: "robot", Zone: "us-a", Service: "web", Export: true,
+		Namespace: "me", Name: "web-1", Account: "robot", Zone: "us-a", Service: "web", Export: true, Probe: "http:/healthz",
 		Ports:  []Port{{Name: "http", Number: 8000, Protocol: "http"}, {Name: "grpc", Number: 9000, Protocol: "grpc"}},
 		Labels: map[string]string{"version": "v2", "example.com/team": "a_b", "empty": ""},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
-	if least, err := (flags{name: "x"}).request(""); err != nil || least.Namespace != "default" || least.Account != "default" {
+	if least, err := (flags{name: "x"}).request(""); err != nil || least.Namespace != "default" || least.Account != "default" || least.Probe != "tcp" {
 		t.Errorf("the least that can be asked for: %+v, %v", least, err)
 	}
 }
@@ -53,6 +53,7 @@ func TestRequestRefuses(t *testing.T) {
 		{"a protocol that is none", func(f *flags) { f.ports = []string{"http:1:smtp"} }, "protocol"},
 		{"one port twice", func(f *flags) { f.ports = []string{"a:1", "b:1"} }, "another port"},
 		{"one name twice", func(f *flags) { f.ports = []string{"a:1", "a:2"} }, "another port"},
+		{"a probe that is none of them", func(f *flags) { f.probe = "udp" }, "--probe"},
 		{"a label without a value", func(f *flags) { f.labels = []string{"v2"} }, "not a label"},
 		{"a label with a space", func(f *flags) { f.labels = []string{"a b=c"} }, "not a label"},
 		{"a label twice", func(f *flags) { f.labels = []string{"a=b", "a=c"} }, "twice"},

@@ -22,6 +22,16 @@ type Request struct {
 	Service string `json:"service,omitempty"`
 	Ports   []Port `json:"ports,omitempty"`
 	Export  bool   `json:"export,omitempty"`
+	// Probe is how its sidecar asks whether it answers, as mesh.ParseProbe reads it; empty: by tcp.
+	Probe string `json:"probe,omitempty"`
+}
+
+// PortHealth is what the sidecar finds of one port.
+type PortHealth struct {
+	Number uint16 `json:"number"`
+	Up     bool   `json:"up,omitempty"`
+	// LoopbackOnly: something listens there, but for the pod itself only.
+	LoopbackOnly bool `json:"loopbackOnly,omitempty"`
 }
 
 // Port is one that a workload serves.
@@ -47,6 +57,8 @@ type Workload interface {
 	// Start runs a program in it, with the working directory, environment and umask of this process; files become the
 	// program's descriptors 0, 1, 2 and so on. The end of ctx kills the program.
 	Start(ctx context.Context, argv []string, files ...*os.File) (Program, error)
+	// Health gives what its sidecar finds of the program's ports.
+	Health(ctx context.Context) ([]PortHealth, error)
 	// Leave deregisters it and returns when its connections have ended, or the limit is reached. It goes on running.
 	Leave(limit time.Duration) error
 	// Release ends it and returns when it is gone.
