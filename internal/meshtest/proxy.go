@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -47,7 +48,8 @@ type Proxy struct {
 
 	cancel context.CancelFunc
 	group  sync.WaitGroup
-	health chan bool // of capacity 1: what is to be reported
+	spoke  atomic.Bool // Report was called
+	health chan bool   // of capacity 1: what is to be reported
 
 	changed bell.Bell  // rung after every change of what mu guards
 	mu      sync.Mutex // guards below
@@ -267,6 +269,9 @@ func (p *Proxy) describe() string {
 // came last here: nothing is on its way in either direction. Names come after all else and are not in what it says of
 // proxies: wait for those.
 func (p *Proxy) Synced() xds.State {
+	if !p.spoke.Load() { // what an agent that never speaks has taken, nobody knows
+		p.Report(true)
+	}
 	p.cluster.t.Helper()
 	ctx, cancel := patience(p.cluster.t)
 	defer cancel()
@@ -305,6 +310,7 @@ func syncedAt(q *adminpb.Proxy, versions map[string]string) bool {
 // Report tells the control plane whether the application answers, now and on every later connection. Of several that
 // could not be said yet the last is. One goroutine at a time may call it.
 func (p *Proxy) Report(ready bool) {
+	p.spoke.Store(true)
 	select {
 	case <-p.health:
 	default:
