@@ -33,7 +33,19 @@ func (s *Session) next() []Response {
 	if s.young == 0 {
 		out = s.removals(types, out)
 	}
+	for _, sub := range s.subs {
+		if sub.wildcard && sub.delivered() && len(sub.gone)+len(sub.refused) == 0 {
+			sub.rest(s.state)
+		}
+	}
 	return out
+}
+
+// rest keeps as little as there is to remember of a client that is up to date.
+func (sub *subscription) rest(state State) {
+	if sub.known.rest(state) {
+		sub.dirty = map[string]uint64{}
+	}
 }
 
 // delivered tells whether nothing of the type waits but removals.
@@ -48,7 +60,7 @@ func (sub *subscription) lacks() bool {
 		return true
 	}
 	for name := range sub.dirty {
-		if sub.known[name] == "" {
+		if version, _ := sub.known.get(name); version == "" {
 			return true
 		}
 	}
@@ -163,7 +175,7 @@ func (s *Session) remove(sub *subscription, names []string) {
 		f.removed[name] = sub.gone[name]
 		f.left = min(f.left, sub.gone[name].stale)
 		delete(sub.gone, name)
-		delete(sub.known, name)
+		sub.known.drop(name)
 		delete(sub.refused, name)
 		if sub.typeURL == ClusterType {
 			delete(s.awaited, name)
@@ -203,18 +215,30 @@ func (s *Session) addition(sub *subscription) (Response, bool) {
 	return Response{}, false
 }
 
-// sendable gives what the client lacks of a type and may have now, sorted: endpoints not before their cluster was sent
-// for the first time, after which they would have to be sent again.
+// sendable gives what the client lacks of a type and may have now, as much as one response may hold, sorted: endpoints not
+// before their cluster was sent for the first time, after which they would have to be sent again.
 func (s *Session) sendable(sub *subscription) []string {
-	names := slices.Sorted(maps.Keys(sub.dirty))
-	if clusters := s.subs[ClusterType]; sub.typeURL == EndpointType && clusters != nil {
-		names = slices.DeleteFunc(names, func(name string) bool {
-			_, sent := clusters.known[name]
-			_, waits := clusters.dirty[name]
-			return waits && !sent
-		})
+	clusters := s.subs[ClusterType]
+	names := make([]string, 0, min(len(sub.dirty), s.cfg.MaxResources))
+	for name := range sub.dirty {
+		if sub.typeURL == EndpointType && clusters != nil && s.unsent(clusters, name) {
+			continue
+		}
+		if names = append(names, name); len(names) == s.cfg.MaxResources {
+			break
+		}
 	}
+	slices.Sort(names)
 	return names
+}
+
+// unsent tells whether a cluster waits to be sent for the first time.
+func (s *Session) unsent(clusters *subscription, name string) bool {
+	if _, waits := clusters.dirty[name]; !waits {
+		return false
+	}
+	_, sent := clusters.known.get(name)
+	return !sent
 }
 
 // sendNames sends as many of names, which the State has, as fit one response.
@@ -233,10 +257,11 @@ func (s *Session) sendNames(sub *subscription, names []string) Response {
 	since, fresh := uint64(never), false
 	for _, r := range resources {
 		since = min(since, sub.dirty[r.Name]) // 0 for a part of a refused response
-		fresh = fresh || sub.known[r.Name] == ""
+		had, _ := sub.known.get(r.Name)
+		fresh = fresh || had == ""
 		delete(sub.dirty, r.Name)
 		delete(sub.suspect, r.Name)
-		sub.known[r.Name] = r.Version
+		sub.known.set(r.Name, r.Version)
 	}
 	for _, name := range names[len(resources):] {
 		if sub.suspect[name] != "" { // the rest of a part that no longer fits one response

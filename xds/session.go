@@ -63,11 +63,9 @@ type subscription struct {
 	typeURL  string
 	wildcard bool
 	names    map[string]bool
-	// known is what the client has or was sent, by name; an empty version is one the client refused, so that it may
-	// hold this or an older one.
-	known map[string]string
-	dirty map[string]uint64   // to be sent, with the update since which the client lacks it; 0: since ever
-	gone  map[string]*leaving // to be removed
+	known    *holdings           // what the client has or was sent
+	dirty    map[string]uint64   // to be sent, with the update since which the client lacks it; 0: since ever
+	gone     map[string]*leaving // to be removed
 	// absent are names that do not exist and that the client waits for; unlike removals this is said at once.
 	absent map[string]bool
 	// retry are parts of a refused response, each to be sent alone to find the resource at fault; suspect are their names.
@@ -217,14 +215,13 @@ func newSubscription(req Request) *subscription {
 	sub := &subscription{
 		typeURL: req.TypeURL,
 		names:   map[string]bool{},
-		known:   map[string]string{},
+		known:   newHoldings(req.TypeURL, req.InitialVersions),
 		dirty:   map[string]uint64{},
 		gone:    map[string]*leaving{},
 		absent:  map[string]bool{},
 		suspect: map[string]string{},
 		refused: map[string]string{},
 	}
-	maps.Copy(sub.known, req.InitialVersions)
 	if len(req.Subscribe) == 0 && legacyWildcard(req.TypeURL) {
 		sub.wildcard = true
 	}
@@ -247,7 +244,7 @@ func (s *Session) subscribe(sub *subscription, req Request, first bool) {
 			again := sub.wildcard
 			sub.wildcard = true
 			if sub.typeURL == EndpointType {
-				for known := range sub.known {
+				for known := range sub.known.all() {
 					s.arrived(sub, known)
 				}
 				clear(s.awaited)
@@ -276,7 +273,7 @@ func (s *Session) subscribe(sub *subscription, req Request, first bool) {
 	for _, name := range req.Unsubscribe {
 		switch {
 		case name == Wildcard:
-			for known := range sub.known {
+			for known := range sub.known.all() {
 				if !sub.wants(known) {
 					sub.forget(known)
 				}
@@ -285,7 +282,7 @@ func (s *Session) subscribe(sub *subscription, req Request, first bool) {
 			maps.DeleteFunc(sub.gone, func(name string, _ *leaving) bool { return !sub.wants(name) })
 			maps.DeleteFunc(sub.absent, func(name string, _ bool) bool { return !sub.wants(name) })
 		case sub.wildcard:
-			sub.known[name] = ""
+			sub.known.set(name, "")
 			s.mark(sub, name, 0)
 		default:
 			sub.forget(name)
@@ -307,7 +304,7 @@ func (s *Session) arrived(endpoints *subscription, name string) {
 
 // forget drops everything about a name the client no longer wants.
 func (sub *subscription) forget(name string) {
-	delete(sub.known, name)
+	sub.known.drop(name)
 	delete(sub.dirty, name)
 	delete(sub.gone, name)
 	delete(sub.absent, name)
@@ -317,19 +314,19 @@ func (sub *subscription) forget(name string) {
 
 // stale notes that the client may hold any version of a name it was sent.
 func (sub *subscription) stale(name string) {
-	if _, ok := sub.known[name]; ok {
-		sub.known[name] = ""
+	if _, ok := sub.known.get(name); ok {
+		sub.known.set(name, "")
 	}
 }
 
 // markAll decides anew about everything the client wants or has.
 func (s *Session) markAll(sub *subscription) {
 	all := maps.Clone(sub.names)
-	for name := range sub.known {
+	for name := range sub.known.all() {
 		if sub.wants(name) {
 			all[name] = true
 		} else {
-			delete(sub.known, name)
+			sub.known.drop(name)
 		}
 	}
 	if sub.wildcard {
@@ -361,7 +358,7 @@ func (s *Session) mark(sub *subscription, name string, since uint64) {
 		}
 		delete(sub.gone, name)
 		delete(sub.absent, name)
-		version, has := sub.known[name]
+		version, has := sub.known.get(name)
 		if (has && version == r.Version) || sub.suspect[name] != "" || sub.refused[name] != "" {
 			delete(sub.dirty, name)
 		} else if _, already := sub.dirty[name]; !already {
@@ -374,10 +371,10 @@ func (s *Session) mark(sub *subscription, name string, since uint64) {
 		stale = dirty
 	}
 	delete(sub.dirty, name)
-	version, has := sub.known[name]
+	version, has := sub.known.get(name)
 	switch {
 	case sub.names[name] && s.nonexistent(sub.typeURL, name) && (!has || sub.typeURL == EndpointType && (version == "" || s.warms(name))):
-		delete(sub.known, name)
+		sub.known.drop(name)
 		delete(sub.gone, name)
 		sub.absent[name] = true
 	case !has:
@@ -386,7 +383,7 @@ func (s *Session) mark(sub *subscription, name string, since uint64) {
 			sub.gone[name] = &leaving{since: s.updates, stale: stale, wait: s.linger(sub.typeURL)}
 		}
 	default:
-		delete(sub.known, name)
+		sub.known.drop(name)
 	}
 	if len(sub.refused)+len(sub.retry) == 0 && !sub.leaves() && sub.inFlight == nil {
 		sub.nack = "" // what was refused is no more, and no acknowledgement will follow
@@ -458,10 +455,10 @@ func (s *Session) refuse(sub *subscription, f *flight) {
 	}
 	if len(f.versions) > 0 { // else the client refuses to forget: it keeps what it has
 		for name, l := range f.removed {
-			if _, again := sub.known[name]; again || !sub.wants(name) {
+			if _, again := sub.known.get(name); again || !sub.wants(name) {
 				continue
 			}
-			sub.known[name] = ""
+			sub.known.set(name, "")
 			if s.mark(sub, name, f.left); sub.gone[name] != nil {
 				sub.gone[name] = l
 			}

@@ -173,7 +173,8 @@ func (s *Server) DeltaAggregatedResources(client stream.ServerStream) error {
 			return nil
 		},
 		Changed: s.planned.Watch(ctx),
-		Session: xds.Config{Authoritative: true},
+		// Small responses, each waiting for the one before: hundreds of proxies that come at once need little memory.
+		Session: xds.Config{Authoritative: true, MaxResources: 100},
 		Observe: func(types []xds.TypeStatus) {
 			for _, t := range types {
 				if t.Nack != nacks[t.TypeURL] && t.Nack != "" {
