@@ -175,6 +175,9 @@ type item struct {
 
 // decodeObject reads one stored object again.
 func decodeObject(o Object, r *report) *item {
+	if root, ok := fromJSON(o.JSON); ok {
+		return decode(document{file: o.File, root: root}, o.Namespace, r)
+	}
 	docs := documents(File{Name: o.File, Data: o.JSON}, r)
 	if len(docs) != 1 {
 		return nil

@@ -6,6 +6,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"go.yaml.in/yaml/v3"
@@ -39,8 +40,8 @@ type maker struct {
 	bad   bool
 }
 
-// kinds are those of Kinds, by name.
-func kinds() map[string]kind {
+// kinds are those of Kinds, by name. The map is made once and never changed.
+var kinds = sync.OnceValue(func() map[string]kind {
 	meta := goSchema{reflect.TypeFor[metav1.PartialObjectMetadata]()}
 	message := func(m proto.Message) schema {
 		return objectSchema{goSchema: meta, spec: protoSchema{message: m.ProtoReflect().Descriptor()}}
@@ -59,7 +60,7 @@ func kinds() map[string]kind {
 		all[k.Name] = known
 	}
 	return all
-}
+})
 
 // laterKinds are known and not supported yet, by group.
 var laterKinds = map[string][]string{

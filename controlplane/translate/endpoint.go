@@ -16,6 +16,7 @@ const metadataFilter = "isthmus"
 
 // candidate is one endpoint with the rank it has before priorities are numbered.
 type candidate struct {
+	from     *Exporter
 	rank     rank
 	locality mesh.Locality
 	cluster  mesh.ClusterName
@@ -60,16 +61,25 @@ func (h *Host) rankOf(e *Exporter, zone, from string, lb *mesh.LocalityLB) rank 
 	return rank{distance: elsewhere, cluster: e.Cluster}
 }
 
-// Endpoints is the load assignment of one port and subset of a host, for clients in one zone. Endpoints that are known
-// not to answer are left out; priorities have no gaps.
-func Endpoints(h *Host, p mesh.Port, subset string, rules Rules, zone string) xds.Resource {
+// Endpoints are the load assignments of one port and subset of a host, for clients in each of zones. Endpoints that are
+// known not to answer are left out; priorities have no gaps. Zones differ in the order of endpoints only, which are made once.
+func Endpoints(h *Host, p mesh.Port, subset string, rules Rules, zones []string) []xds.Resource {
 	name := ClusterName(p.Number, subset, h.Name)
-	return resource(name, endpoints(h, p, subset, rules, zone))
+	all, lb := candidates(h, p, subset, rules), rules.policy(subset).LocalityLB
+	out := make([]xds.Resource, 0, len(zones))
+	for _, zone := range zones {
+		ranked := slices.Clone(all)
+		for i := range ranked {
+			ranked[i].rank = h.rankOf(ranked[i].from, ranked[i].locality.Zone, zone, lb)
+		}
+		out = append(out, resource(name, assignment(name, ranked)))
+	}
+	return out
 }
 
-func endpoints(h *Host, p mesh.Port, subset string, rules Rules, zone string) *endpointv3.ClusterLoadAssignment {
+// candidates are the endpoints of one port and subset, not ranked yet.
+func candidates(h *Host, p mesh.Port, subset string, rules Rules) []candidate {
 	part, _ := rules.subset(subset)
-	lb := rules.policy(subset).LocalityLB
 	var all []candidate
 	for i := range h.Exporters {
 		e := &h.Exporters[i]
@@ -77,15 +87,15 @@ func endpoints(h *Host, p mesh.Port, subset string, rules Rules, zone string) *e
 			continue
 		}
 		if e.Local != nil {
-			all = append(all, localEndpoints(h, e, p, part, lb, zone)...)
+			all = append(all, localEndpoints(h, e, p, part)...)
 		} else if e.Reachable {
-			all = append(all, slotEndpoints(h, e, p, part, lb, zone)...)
+			all = append(all, slotEndpoints(h, e, p, part)...)
 		}
 	}
-	return assignment(ClusterName(p.Number, subset, h.Name), all)
+	return all
 }
 
-func localEndpoints(h *Host, e *Exporter, p mesh.Port, part *mesh.Subset, lb *mesh.LocalityLB, zone string) []candidate {
+func localEndpoints(h *Host, e *Exporter, p mesh.Port, part *mesh.Subset) []candidate {
 	own, ok := e.Local.Port(p.Number)
 	if !ok || e.Backends == nil {
 		return nil
@@ -97,7 +107,7 @@ func localEndpoints(h *Host, e *Exporter, p mesh.Port, part *mesh.Subset, lb *me
 			continue
 		}
 		out = append(out, candidate{
-			rank:     h.rankOf(e, w.Zone, zone, lb),
+			from:     e,
 			locality: mesh.Locality{Region: e.Region, Zone: w.Zone},
 			cluster:  e.Cluster,
 			endpoint: lbEndpoint(socketAddress(w.Address.String(), port), mesh.SNI(p.Number, "", h.Name), 1,
@@ -109,7 +119,7 @@ func localEndpoints(h *Host, e *Exporter, p mesh.Port, part *mesh.Subset, lb *me
 
 // slotEndpoints addresses each slot of a remote service by an internal listener: an endpoint, a server name and an
 // HTTP/2 connection of its own.
-func slotEndpoints(h *Host, e *Exporter, p mesh.Port, part *mesh.Subset, lb *mesh.LocalityLB, zone string) []candidate {
+func slotEndpoints(h *Host, e *Exporter, p mesh.Port, part *mesh.Subset) []candidate {
 	slots := slices.Clone(e.Remote.Slots)
 	slices.SortFunc(slots, func(a, b mesh.Slot) int { return cmp.Compare(a.Index, b.Index) })
 	var out []candidate
@@ -123,7 +133,7 @@ func slotEndpoints(h *Host, e *Exporter, p mesh.Port, part *mesh.Subset, lb *mes
 		}}}
 		weight := min(slot.Healthy, maxWeight)
 		out = append(out, candidate{
-			rank:     h.rankOf(e, slot.Zone, zone, lb),
+			from:     e,
 			locality: mesh.Locality{Region: e.Region, Zone: slot.Zone},
 			cluster:  e.Cluster,
 			endpoint: lbEndpoint(address, mesh.SlotSNI(slot.Index, p.Number, "", h.Name), weight,

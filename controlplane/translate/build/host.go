@@ -138,10 +138,10 @@ func (st *step) assignments(h *translate.Host, rules translate.Rules, zones []st
 		zones = zonesOf(st.new.Zones)
 	}
 	out := map[string][]resource{}
-	for _, zone := range zones {
-		for _, p := range h.Ports {
-			for _, subset := range rules.Subsets() {
-				out[zone] = append(out[zone], translate.Endpoints(h, p, subset, rules, zone))
+	for _, p := range h.Ports {
+		for _, subset := range rules.Subsets() {
+			for i, r := range translate.Endpoints(h, p, subset, rules, zones) {
+				out[zones[i]] = append(out[zones[i]], r)
 				st.work.Endpoints++
 			}
 		}
