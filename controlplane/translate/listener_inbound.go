@@ -160,15 +160,10 @@ func inboundHTTP(p *appPort) []*listenerv3.Filter {
 	m.Http2ProtocolOptions = &corev3.Http2ProtocolOptions{AllowConnect: true}
 	m.ForwardClientCertDetails = hcmv3.HttpConnectionManager_SANITIZE_SET
 	m.SetCurrentClientCertDetails = &hcmv3.HttpConnectionManager_SetCurrentClientCertDetails{Uri: true}
-	m.LocalReplyConfig = &hcmv3.LocalReplyConfig{Mappers: []*hcmv3.ResponseMapper{{
-		Filter: &accesslogv3.AccessLogFilter{FilterSpecifier: &accesslogv3.AccessLogFilter_ResponseFlagFilter{
-			ResponseFlagFilter: &accesslogv3.ResponseFlagFilter{Flags: []string{"UF"}}, // could not connect
-		}},
-		HeadersToAdd: []*corev3.HeaderValueOption{{
-			Header:       &corev3.HeaderValue{Key: unreachedHeader, Value: "1"},
-			AppendAction: corev3.HeaderValueOption_OVERWRITE_IF_EXISTS_OR_ADD,
-		}},
-	}}}
+	m.LocalReplyConfig = &hcmv3.LocalReplyConfig{Mappers: []*hcmv3.ResponseMapper{
+		marked("UF", unreachedHeader), // could not connect
+		marked("UC", cutHeader),       // the connection ended under the request
+	}}
 	m.HttpFilters = []*hcmv3.HttpFilter{
 		httpFilter(setStateFilter, &httpstatev3.Config{OnRequestHeaders: setPeer()}),
 		// Without a policy of the route nobody is admitted.
@@ -176,6 +171,19 @@ func inboundHTTP(p *appPort) []*listenerv3.Filter {
 		router(),
 	}
 	return []*listenerv3.Filter{filter("envoy.filters.network.http_connection_manager", m)}
+}
+
+// marked adds a header to the answers that Envoy makes itself for a reason, given as its response flag.
+func marked(flag, header string) *hcmv3.ResponseMapper {
+	return &hcmv3.ResponseMapper{
+		Filter: &accesslogv3.AccessLogFilter{FilterSpecifier: &accesslogv3.AccessLogFilter_ResponseFlagFilter{
+			ResponseFlagFilter: &accesslogv3.ResponseFlagFilter{Flags: []string{flag}},
+		}},
+		HeadersToAdd: []*corev3.HeaderValueOption{{
+			Header:       &corev3.HeaderValue{Key: header, Value: "1"},
+			AppendAction: corev3.HeaderValueOption_OVERWRITE_IF_EXISTS_OR_ADD,
+		}},
+	}
 }
 
 // inboundRoutes sends everything to the application, from whom may call it. It arrives by RDS, so that a revocation
@@ -216,7 +224,7 @@ func appRoute(name string, match *routev3.RouteMatch, cluster string) *routev3.R
 			// An idle connection that the application closes at that very moment: nothing was sent yet.
 			RetryPolicy: &routev3.RetryPolicy{RetryOn: "reset-before-request", NumRetries: u32(1)},
 		}},
-		ResponseHeadersToRemove: []string{unreachedHeader},
+		ResponseHeadersToRemove: []string{unreachedHeader, cutHeader},
 		ResponseHeadersToAdd: []*corev3.HeaderValueOption{{
 			Header:       &corev3.HeaderValue{Key: answerHeader, Value: answerFormat},
 			AppendAction: corev3.HeaderValueOption_OVERWRITE_IF_EXISTS_OR_ADD,

@@ -53,6 +53,10 @@ const (
 // was not seen by it, so that any method may be retried. Sidecars strip it from what applications send.
 const unreachedHeader = "x-isthmus-unreached"
 
+// cutHeader marks one that it made because the application went away under the request: an idempotent one is repeated
+// elsewhere, however many tries found a dying application before.
+const cutHeader = "x-isthmus-cut"
+
 // Conditions of the default retry policy. A request of an idempotent method (RFC 9110 §9.2.2) may be repeated after a
 // reset or a 503; any other only if it cannot have reached the application.
 const (
@@ -201,7 +205,8 @@ func retryPolicies(r *mesh.Retries) (idempotent, other *routev3.RetryPolicy) {
 		return p, p
 	}
 	idempotent, other = retryPolicy(idempotentRetryOn, attempts, perTry), retryPolicy(safeRetryOn, attempts, perTry)
-	idempotent.RetriableHeaders = append(idempotent.RetriableHeaders, headerMatcher(answerHeader, mesh.StringMatch{Kind: mesh.Regex, Value: answerRetry}, false))
+	idempotent.RetriableHeaders = append(idempotent.RetriableHeaders, headerMatcher(answerHeader, mesh.StringMatch{Kind: mesh.Regex, Value: answerRetry}, false),
+		headerMatcher(cutHeader, mesh.StringMatch{Kind: mesh.Present}, false))
 	return idempotent, other
 }
 

@@ -86,7 +86,7 @@ func routes(h *Host, p mesh.Port, rules Rules, find Lookup) *routev3.RouteConfig
 	return &routev3.RouteConfiguration{
 		Name:                    RouteName(h.Name, p.Number),
 		VirtualHosts:            []*routev3.VirtualHost{host},
-		ResponseHeadersToRemove: []string{unreachedHeader, answerHeader},
+		ResponseHeadersToRemove: []string{unreachedHeader, cutHeader, answerHeader},
 		ValidateClusters:        no(),
 	}
 }
