@@ -28,7 +28,7 @@ const (
 	CodeUnreadable   = "ISM0106" // not YAML, or beyond a bound
 	CodeNoService    = "ISM0107" // an export of a service that is not there
 	CodeProtocol     = "ISM0108" // an application protocol that is carried as plain TCP
-	CodeConflict     = "ISM0110" // clusters that export one service disagree about a port
+	CodeConflict     = "ISM0111" // clusters that export one service disagree about a port
 	CodeProducer     = "ISM0109" // a rule that came with an export and goes beyond what a producer may decide
 	CodeSlowFailover = "ISM0110" // a time-out that makes leaving a frozen peer slow
 )

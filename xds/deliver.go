@@ -13,10 +13,9 @@ func (s *Session) next() []Response {
 	if s.updates == 0 {
 		return nil
 	}
-	types := slices.SortedFunc(maps.Keys(s.subs), compareTypes)
 	var out []Response
 	ready := true // every type so far has been delivered
-	for _, t := range types {
+	for _, t := range s.types {
 		sub := s.subs[t]
 		if compareTypes(t, EndpointType) > 0 && len(s.awaited) > 0 {
 			ready = false
@@ -31,7 +30,7 @@ func (s *Session) next() []Response {
 		ready = ready && (sub.delivered() || t == EndpointType && !sub.lacks())
 	}
 	if s.young == 0 {
-		out = s.removals(types, out)
+		out = s.removals(out)
 	}
 	for _, sub := range s.subs {
 		if sub.wildcard && sub.delivered() && len(sub.gone)+len(sub.refused) == 0 {
@@ -126,7 +125,7 @@ func (sub *subscription) leaves() bool {
 // removals adds to out what may be removed now, in reverse order: what left with one update leaves of one type after
 // the other, each acknowledged. Where a type has just got additions, its removals travel along: if they waited for a
 // moment without additions, they could wait for ever.
-func (s *Session) removals(types []string, out []Response) []Response {
+func (s *Session) removals(out []Response) []Response {
 	before := uint64(never) // names that left earlier than this may go
 	for _, sub := range s.subs {
 		if len(sub.gone) > 0 {
@@ -134,7 +133,7 @@ func (s *Session) removals(types []string, out []Response) []Response {
 			break
 		}
 	}
-	for _, t := range slices.Backward(types) {
+	for _, t := range slices.Backward(s.types) {
 		sub := s.subs[t]
 		with := slices.IndexFunc(out, func(r Response) bool { return r.TypeURL == t })
 		room := s.cfg.MaxResources
@@ -332,7 +331,7 @@ type TypeStatus struct {
 // listed was never asked for.
 func (s *Session) Status() []TypeStatus {
 	out := make([]TypeStatus, 0, len(s.subs))
-	for _, t := range slices.SortedFunc(maps.Keys(s.subs), compareTypes) {
+	for _, t := range s.types {
 		sub := s.subs[t]
 		st := TypeStatus{TypeURL: t, Version: s.state.Version(t), Nack: sub.nack, Refused: slices.Sorted(maps.Keys(sub.refused))}
 		st.Settled = s.updates > 0 && sub.delivered() && !sub.owes && !sub.leaves()

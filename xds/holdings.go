@@ -73,11 +73,6 @@ const large = 64
 // rest makes state the base if that is just what the client has. It looks at what differs only; freed says that much was
 // kept before.
 func (h *holdings) rest(state State) (freed bool) {
-	for name, version := range h.over {
-		if r, ok := state.Get(h.typeURL, name); ok != (version != none) || ok && r.Version != version {
-			return false
-		}
-	}
 	changed, removed := Diff(h.base, state, h.typeURL)
 	for _, name := range changed {
 		if r, _ := state.Get(h.typeURL, name); h.over[name] != r.Version {
@@ -88,6 +83,9 @@ func (h *holdings) rest(state State) (freed bool) {
 		if h.over[name] != none {
 			return false
 		}
+	}
+	if len(changed)+len(removed) != len(h.over) { // what the client has differs where the States do not
+		return false
 	}
 	h.base = state
 	if freed = len(h.over) > large; freed {

@@ -51,6 +51,7 @@ type Session struct {
 	state   State
 	updates uint64 // calls of Update so far
 	subs    map[string]*subscription
+	types   []string // those of subs, make-before-break
 	nonce   uint64
 	routed  bool // the client has, or had, routes
 	// awaited are clusters sent whose endpoints exist but are not subscribed yet, with their age in ticks.
@@ -154,6 +155,7 @@ func (s *Session) Request(req Request) []Response {
 	if !found {
 		sub = newSubscription(req)
 		s.subs[req.TypeURL] = sub
+		s.types = slices.SortedFunc(maps.Keys(s.subs), compareTypes)
 		if len(req.InitialVersions) > 0 {
 			s.young = youngTicks
 			s.routed = s.routed || req.TypeURL == RouteType

@@ -235,7 +235,9 @@ func (s State) Version(typeURL string) string {
 	if !some {
 		return ""
 	}
-	return fmt.Sprintf("%016x", uint64(sum))
+	var b [8]byte
+	binary.BigEndian.PutUint64(b[:], uint64(sum))
+	return hex.EncodeToString(b[:])
 }
 
 // Diff names what differs between two States in one type, in no particular order. Parts that the States share are

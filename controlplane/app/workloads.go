@@ -80,7 +80,7 @@ func (cp *controlPlane) newWorkloads() (*workloads, error) {
 	})
 	w.guard = transport.NewGuard(transport.Bounds{}, cp.log)
 	w.server = grpc.NewServer(slices.Concat(wire.ServerOptions(cp.log), w.guard.Server(credentials.NewTLS(w.tls())),
-		[]grpc.ServerOption{grpc.MaxRecvMsgSize(stream.MaxMessage)})...)
+		stream.ServerOptions())...)
 	workloadrpc.RegisterIdentityServer(w.server, w.issuer)
 	workloadrpc.RegisterHealthServer(w.server, w.health)
 	w.xds.Register(w.server)

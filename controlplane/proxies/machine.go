@@ -30,6 +30,7 @@ type machine struct {
 	entries         map[mesh.WorkloadName]*entry
 	busy            map[mesh.WorkloadName]bool // entries with a busy port
 	waiting         map[mesh.WorkloadName]bool // entries with a deadline
+	due             time.Time                  // no deadline is earlier; any if nothing waits
 	state           *world.Snapshot            // as last published
 }
 
@@ -111,17 +112,33 @@ func (m *machine) note(name mesh.WorkloadName, e *entry) {
 // ended notes the end of a stream, and gives the workload the grace to come back.
 func (m *machine) ended(now time.Time, name mesh.WorkloadName, stream uint64) {
 	if e := m.entries[name]; e != nil && e.stream == stream {
-		e.stream, e.deadline = 0, now.Add(m.grace)
-		m.waiting[name] = true
+		e.stream = 0
+		m.wait(name, e, now.Add(m.grace))
 	}
+}
+
+// wait gives a workload until deadline to come back.
+func (m *machine) wait(name mesh.WorkloadName, e *entry, deadline time.Time) {
+	if len(m.waiting) == 0 || deadline.Before(m.due) {
+		m.due = deadline
+	}
+	e.deadline = deadline
+	m.waiting[name] = true
 }
 
 // passed takes down the workloads whose deadline is over.
 func (m *machine) passed(now time.Time) []mesh.Update {
+	if len(m.waiting) == 0 || now.Before(m.due) {
+		return nil
+	}
 	var names []mesh.WorkloadName
+	var due time.Time
 	for name := range m.waiting {
 		e := m.entries[name]
 		if now.Before(e.deadline) {
+			if due.IsZero() || e.deadline.Before(due) {
+				due = e.deadline
+			}
 			continue
 		}
 		if m.started && m.state.Workloads.At(name) == nil {
@@ -134,6 +151,7 @@ func (m *machine) passed(now time.Time) []mesh.Update {
 		m.note(name, e)
 		names = append(names, name)
 	}
+	m.due = due
 	if len(names) == 0 {
 		return nil
 	}
@@ -150,8 +168,9 @@ func (m *machine) published(now time.Time, s *world.Snapshot) []mesh.Update {
 		m.started = true
 		for name, w := range s.Workloads.All() {
 			if m.entries[name] == nil {
-				m.entries[name] = &entry{ready: w.Ready, deadline: now.Add(timeToReturn(now, m.certificateEnds(name), m.reconnect))}
-				m.waiting[name] = true
+				e := &entry{ready: w.Ready}
+				m.entries[name] = e
+				m.wait(name, e, now.Add(timeToReturn(now, m.certificateEnds(name), m.reconnect)))
 			}
 		}
 	}
@@ -247,12 +266,5 @@ func (m *machine) up(w *mesh.Workload, number uint32) bool {
 	return e.ready && (i < 0 || e.ports[i].State == Up)
 }
 
-// next is the earliest deadline; ok is false if there is none.
-func (m *machine) next() (at time.Time, ok bool) {
-	for name := range m.waiting {
-		if e := m.entries[name]; !ok || e.deadline.Before(at) {
-			at, ok = e.deadline, true
-		}
-	}
-	return at, ok
-}
+// next is when passed has something to do, or to look for; ok is false if nothing waits.
+func (m *machine) next() (at time.Time, ok bool) { return m.due, len(m.waiting) > 0 }

@@ -35,10 +35,8 @@ type Config struct {
 	Watch func(ctx context.Context) <-chan struct{}
 	// Options of the translation.
 	Options translate.Options
-	// Identify says who the client of a stream is; an error refuses the stream. It is asked again after each snapshot:
-	// a stream ends when its client is no longer the same, for this cluster may have got another name. Required; see
-	// PeerIdentity.
-	Identify func(ctx context.Context) (mesh.ProxyID, error)
+	// Identify says who the client of a stream is; an error refuses the stream. Required; see PeerIdentity.
+	Identify func(ctx context.Context) (Client, error)
 	Log      *slog.Logger // required
 	// MaxStreams of one identity at a time; 0 means 4: an agent has one, and for a moment two when it reconnects.
 	MaxStreams int
@@ -130,8 +128,7 @@ func (s *Server) Work() build.Work {
 	return build.Work{}
 }
 
-// Register adds the service to a gRPC server, which should have [stream.MaxMessage] as its limit and authenticate
-// clients by mTLS.
+// Register adds the service to a gRPC server, which should have [stream.ServerOptions] and authenticate clients by mTLS.
 func (s *Server) Register(r grpc.ServiceRegistrar) {
 	discoveryv3.RegisterAggregatedDiscoveryServiceServer(r, s)
 }
@@ -144,10 +141,11 @@ func (s *Server) StreamAggregatedResources(grpc.BidiStreamingServer[discoveryv3.
 // DeltaAggregatedResources serves one proxy until its stream ends.
 func (s *Server) DeltaAggregatedResources(client stream.ServerStream) error {
 	ctx := client.Context()
-	id, err := s.cfg.Identify(ctx)
+	who, err := s.cfg.Identify(ctx)
 	if err != nil {
 		return status.Error(codes.Unauthenticated, err.Error())
 	}
+	id := who.ID
 	p, number, err := s.connect(id)
 	if err != nil {
 		return err
@@ -167,7 +165,7 @@ func (s *Server) DeltaAggregatedResources(client stream.ServerStream) error {
 			return state, true
 		},
 		Allowed: func() error {
-			if now, err := s.cfg.Identify(ctx); err != nil || now != id {
+			if err := who.Still(); err != nil {
 				return status.Errorf(codes.Unauthenticated, "%s/%s is no longer a proxy of this cluster, start it again for a new identity: %v", id.Namespace, id.Instance, err)
 			}
 			return nil

@@ -53,12 +53,13 @@ func newPlane(t *testing.T, change func(*Config)) *plane {
 	p.snapshot.Store(&world.Snapshot{})
 	cfg := Config{
 		Snapshot: p.snapshot.Load, Watch: p.changed.Watch,
-		Identify: func(ctx context.Context) (mesh.ProxyID, error) {
+		Identify: func(ctx context.Context) (Client, error) {
 			md, _ := metadata.FromIncomingContext(ctx)
 			if len(md["instance"]) == 0 {
-				return mesh.ProxyID{}, context.Canceled
+				return Client{}, context.Canceled
 			}
-			return mesh.ProxyID{Kind: mesh.Sidecar, Namespace: "shop", Instance: md["instance"][0]}, nil
+			id := mesh.ProxyID{Kind: mesh.Sidecar, Namespace: "shop", Instance: md["instance"][0]}
+			return Client{ID: id, Still: func() error { return nil }}, nil
 		},
 		Log: slog.New(slog.DiscardHandler),
 		Now: func() time.Time { return time.Unix(p.clock.Load(), 0) },
@@ -75,7 +76,7 @@ func newPlane(t *testing.T, change func(*Config)) *plane {
 	if err != nil {
 		t.Fatal(err)
 	}
-	g := grpc.NewServer(grpc.MaxRecvMsgSize(stream.MaxMessage))
+	g := grpc.NewServer(stream.ServerOptions()...)
 	p.server.Register(g)
 	done := make(chan error, 2)
 	ctx, stop := context.WithCancel(context.Background())
@@ -255,11 +256,15 @@ func TestIdentityEnds(t *testing.T) {
 	var renamed atomic.Bool
 	p := newPlane(t, func(c *Config) {
 		identify := c.Identify
-		c.Identify = func(ctx context.Context) (mesh.ProxyID, error) {
-			if renamed.Load() {
-				return mesh.ProxyID{}, errors.New("of another trust domain")
+		c.Identify = func(ctx context.Context) (Client, error) {
+			who, err := identify(ctx)
+			who.Still = func() error {
+				if renamed.Load() {
+					return errors.New("of another trust domain")
+				}
+				return nil
 			}
-			return identify(ctx)
+			return who, err
 		}
 	})
 	client, _ := p.open("a")
@@ -336,8 +341,18 @@ func TestPeerIdentity(t *testing.T) {
 	for _, test := range tests {
 		now := func() time.Time { return time.Now().Add(test.late) }
 		got, err := PeerIdentity(func() (mesh.TrustDomain, bool) { return test.own, test.own != "" }, now)(test.ctx)
-		if got != test.want || (err == nil) != (test.want != mesh.ProxyID{}) {
-			t.Errorf("%s: got %+v, %v, want %+v", test.why, got, err, test.want)
+		if got.ID != test.want || (err == nil) != (test.want != mesh.ProxyID{}) {
+			t.Errorf("%s: got %+v, %v, want %+v", test.why, got.ID, err, test.want)
 		}
+	}
+
+	own := mesh.TrustDomain(td)
+	client, err := PeerIdentity(func() (mesh.TrustDomain, bool) { return own, true }, time.Now)(with(leaf))
+	if err != nil || client.Still() != nil {
+		t.Fatalf("a proxy of this cluster: %v", err)
+	}
+	own = "west.demo.isthmus.internal"
+	if client.Still() == nil {
+		t.Error("a proxy of the cluster's former name is still served")
 	}
 }
