@@ -243,17 +243,21 @@ func (s State) Version(typeURL string) string {
 // Diff names what differs between two States in one type, in no particular order. Parts that the States share are
 // not looked at.
 func Diff(old, new State, typeURL string) (changed, removed []string) {
-	seen := map[string]bool{}
+	var differ [][2]*set
 	for i := range max(len(old.parts), len(new.parts)) {
-		a, b := old.at(i, typeURL), new.at(i, typeURL)
-		if a == b {
-			continue
+		if a, b := old.at(i, typeURL), new.at(i, typeURL); a != b {
+			differ = append(differ, [2]*set{a, b})
 		}
-		for name := range pmap.Diff(a.all(), b.all()) {
+	}
+	seen := map[string]bool{} // a name may be in several parts
+	for _, sets := range differ {
+		for name := range pmap.Diff(sets[0].all(), sets[1].all()) {
 			if seen[name] {
 				continue
 			}
-			seen[name] = true
+			if len(differ) > 1 {
+				seen[name] = true
+			}
 			before, had := old.Get(typeURL, name)
 			after, has := new.Get(typeURL, name)
 			switch {

@@ -222,7 +222,16 @@ func Diff[K comparable, V any](a, b Map[K, V]) iter.Seq[K] {
 			return
 		}
 		if a.root == nil || b.root == nil {
-			diffLeaf(a.whole(), b.whole(), yield)
+			for k, v := range b.All() {
+				if old, ok := a.Get(k); (!ok || old != v) && !yield(k) {
+					return
+				}
+			}
+			for k := range a.All() {
+				if _, ok := b.Get(k); !ok && !yield(k) {
+					return
+				}
+			}
 			return
 		}
 		if a.root == b.root {
@@ -240,14 +249,6 @@ func Diff[K comparable, V any](a, b Map[K, V]) iter.Seq[K] {
 			}
 		}
 	}
-}
-
-// whole is everything in one leaf, for the comparison of a small map with the one it grew to.
-func (m Map[K, V]) whole() *leaf[K, V] {
-	if m.root == nil {
-		return m.flat
-	}
-	return &leaf[K, V]{maps.Collect(m.All())}
 }
 
 func (m Map[K, V]) branch(i int) *branch[K, V] { return m.root[i] }

@@ -70,7 +70,7 @@ func connect(b *testing.B, p *plane, s size, ids []*meshtest.Identity) (*fleet, 
 // complete tells whether a proxy has all of a registry. Names come last.
 func complete(s size, state xds.State) bool {
 	return state.Len(xds.ClusterType) >= s.services && state.Len(xds.EndpointType) >= s.services &&
-		state.Len(xds.ListenerType) > 0 && state.Len(xds.NameTableType) > 0
+		state.Len(xds.ListenerType) >= s.services && state.Len(xds.NameTableType) >= s.services
 }
 
 // all waits until ok holds at each proxy, and gives the time at which it did at each.
