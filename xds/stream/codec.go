@@ -11,7 +11,7 @@ import (
 // ServerOptions are what a gRPC server needs that serves these streams.
 func ServerOptions() []grpc.ServerOption {
 	return []grpc.ServerOption{
-		grpc.MaxRecvMsgSize(MaxMessage), grpc.SharedWriteBuffer(true), grpc.ForceServerCodecV2(exact{encoding.GetCodecV2(proto.Name)}),
+		grpc.MaxRecvMsgSize(MaxMessage), grpc.ForceServerCodecV2(exact{encoding.GetCodecV2(proto.Name)}),
 	}
 }
 
