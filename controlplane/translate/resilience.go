@@ -26,7 +26,9 @@ const (
 	// A peer that answers no PING for interval + timeout is given up and its requests are retried elsewhere. Envoy
 	// starts the interval when it begins a connection, so it is the connect time-out and this: a shorter one would be a
 	// hidden connect time-out, which ends every connection of a busy machine at once.
-	keepaliveMargin  = 200 * time.Millisecond
+	keepaliveMargin = 200 * time.Millisecond
+	// At least as often a quiet connection says something: gateways end those that are silent for speakingTimeout.
+	maxKeepalive     = speakingTimeout * 3 / 4
 	keepaliveTimeout = 300 * time.Millisecond
 	// localFailures in a row (refused, timed out, cut) eject an endpoint; see triesInPriority.
 	localFailures = 2 * triesInPriority
@@ -91,10 +93,10 @@ func connectTimeout(pool *mesh.ConnectionPool) time.Duration {
 }
 
 // keepalive finds a peer that is frozen: the kernel still acknowledges for it. Nothing but the connect time-out ends a
-// connection that is not up yet.
+// connection that is not up yet, unless that is longer than maxKeepalive.
 func keepalive(pool *mesh.ConnectionPool) *corev3.KeepaliveSettings {
 	return &corev3.KeepaliveSettings{
-		Interval: duration(connectTimeout(pool) + keepaliveMargin), Timeout: duration(keepaliveTimeout),
+		Interval: duration(min(connectTimeout(pool)+keepaliveMargin, maxKeepalive)), Timeout: duration(keepaliveTimeout),
 	}
 }
 

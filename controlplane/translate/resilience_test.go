@@ -21,3 +21,13 @@ func TestKeepaliveLeavesTheConnectTimeout(t *testing.T) {
 		}
 	}
 }
+
+// TestQuietConnectionsSpeak: gateways end what says nothing for a minute.
+func TestQuietConnectionsSpeak(t *testing.T) {
+	for _, timeout := range []time.Duration{time.Second, 50 * time.Second, time.Minute, time.Hour} {
+		k := keepalive(&mesh.ConnectionPool{ConnectTimeout: timeout})
+		if silent := k.GetInterval().AsDuration() + k.GetTimeout().AsDuration(); silent > speakingTimeout-10*time.Second {
+			t.Errorf("connectTimeout %v: silent for %v, a gateway waits %v", timeout, silent, speakingTimeout)
+		}
+	}
+}
