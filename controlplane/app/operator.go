@@ -33,7 +33,8 @@ func (cp *controlPlane) newOperator(r *registry, w *workloads) (*operator, error
 		Federation: o, Workloads: w, WorkloadSocket: cp.config.socket(workloadSocket), Proxies: w.proxies,
 		Reckon: cp.peers.Reckon,
 		Checks: func(context.Context) []*adminpb.Check {
-			return append([]*adminpb.Check{r.checkDisk(), w.checkLedger(), checkApplications(cp.world.Snapshot().Workloads, w.health.All())}, checkPeers(cp.peers)...)
+			return append([]*adminpb.Check{r.checkDisk(), w.checkLedger(), checkApplications(cp.world.Snapshot().Workloads, w.health.All()),
+				checkAddresses(cp.allocated.Without())}, checkPeers(cp.peers)...)
 		},
 	})
 	return o, nil
