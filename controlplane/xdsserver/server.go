@@ -109,8 +109,9 @@ func (s *Server) Run(ctx context.Context) error {
 			if !snapshot.Ready {
 				break
 			}
-			plan = plan.Advance(snapshot, most)
-			s.plan.Store(&plan)
+			next := plan.Advance(snapshot, most)
+			s.plan.Store(&next)
+			plan = next
 			s.planned.Ring()
 			if plan.Behind() == 0 {
 				break

@@ -57,8 +57,9 @@ func TestRenewalWait(t *testing.T) {
 // renewing runs renew with a clock on the wall that can be set, in fake time, and notes the attempts.
 type renewing struct {
 	ids    *identities
-	offset time.Duration // of the clock on the wall
 	start  time.Time
+	mu     sync.Mutex      // guards what the test and the attempts share: offset, at, answer
+	offset time.Duration   // of the clock on the wall
 	at     []time.Duration // of the attempts, since the start, by a clock that nobody sets
 	answer func() error
 	life   time.Duration
@@ -73,7 +74,32 @@ func newRenewing(life time.Duration) *renewing {
 }
 
 // wall has no other clock in it, as time from a file has none.
-func (r *renewing) wall() time.Time { return time.Now().Add(r.offset).Round(0) }
+func (r *renewing) wall() time.Time {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return time.Now().Add(r.offset).Round(0)
+}
+
+// turn sets the clock on the wall.
+func (r *renewing) turn(by time.Duration) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.offset += by
+}
+
+// attempts counts those so far.
+func (r *renewing) attempts() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.at)
+}
+
+// says is how attempts end from now on.
+func (r *renewing) says(answer func() error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.answer = answer
+}
 
 func (r *renewing) issue() {
 	now := r.wall()
@@ -81,8 +107,11 @@ func (r *renewing) issue() {
 }
 
 func (r *renewing) attempt(context.Context) error {
+	r.mu.Lock()
 	r.at = append(r.at, time.Since(r.start))
-	err := r.answer()
+	answer := r.answer
+	r.mu.Unlock()
+	err := answer()
 	if err == nil {
 		r.issue()
 	}
@@ -122,7 +151,7 @@ func TestRenew(t *testing.T) {
 			r := newRenewing(life)
 			r.run(t, func() {
 				time.Sleep(time.Hour)
-				r.offset = 20 * time.Hour // no timer has seen it
+				r.turn(20 * time.Hour) // no timer has seen it
 				time.Sleep(lookEvery)
 			})
 			if len(r.at) != 1 || r.at[0] > time.Hour+lookEvery {
@@ -136,11 +165,11 @@ func TestRenew(t *testing.T) {
 			r.answer = func() error { return away }
 			r.run(t, func() {
 				time.Sleep(8 * time.Hour)
-				r.offset = 20 * time.Hour
-				before := len(r.at)
+				r.turn(20 * time.Hour)
+				before := r.attempts()
 				time.Sleep(lookEvery + 2*retryAway)
-				if len(r.at) < before+2 {
-					t.Errorf("%d attempts after waking up", len(r.at)-before)
+				if r.attempts() < before+2 {
+					t.Errorf("%d attempts after waking up", r.attempts()-before)
 				}
 			})
 		})
@@ -182,7 +211,7 @@ func TestRenew(t *testing.T) {
 			r.answer = func() error { return away }
 			r.run(t, func() {
 				time.Sleep(20 * time.Hour)
-				r.answer = func() error { return nil }
+				r.says(func() error { return nil })
 				time.Sleep(retryAway)
 				if len(r.ids.rotated) != 1 {
 					t.Errorf("no new certificate within %v", retryAway)
@@ -201,21 +230,21 @@ func TestRenewClockSet(t *testing.T) {
 		play   func(*renewing)
 		most   int // attempts within an hour of the play; 960 is one every 3.75 s, retryAway less a quarter
 	}{
-		{"set back an hour while all is well", func(*renewing) error { return nil }, func(r *renewing) { r.offset -= time.Hour }, 0},
+		{"set back an hour while all is well", func(*renewing) error { return nil }, func(r *renewing) { r.turn(-time.Hour) }, 0},
 		{"set back an hour just before it is due", func(*renewing) error { return nil }, func(r *renewing) {
 			time.Sleep(5*time.Hour - time.Second)
-			r.offset -= time.Hour
+			r.turn(-time.Hour)
 		}, 1},
 		{"set back an hour while it fails", func(*renewing) error { return away }, func(r *renewing) {
 			time.Sleep(7 * time.Hour)
-			r.offset -= time.Hour
+			r.turn(-time.Hour)
 		}, 16},
 		{"set back an hour after the end, nobody there", func(*renewing) error { return away }, func(r *renewing) {
 			time.Sleep(12 * time.Hour)
-			r.offset -= time.Hour
+			r.turn(-time.Hour)
 		}, 960},
 		{"the control plane's clock is hours behind: what it issues is due at once", func(r *renewing) error {
-			r.offset += 7 * time.Hour // each certificate is old already when it comes
+			r.turn(7 * time.Hour) // each certificate is old already when it comes
 			return nil
 		}, func(r *renewing) { time.Sleep(6 * time.Hour) }, 61},
 	}
@@ -227,9 +256,9 @@ func TestRenewClockSet(t *testing.T) {
 				r.run(t, func() {
 					time.Sleep(time.Hour)
 					test.play(r)
-					before := len(r.at)
+					before := r.attempts()
 					time.Sleep(time.Hour)
-					if n := len(r.at) - before; n > test.most {
+					if n := r.attempts() - before; n > test.most {
 						t.Errorf("%d attempts within an hour, want %d at most", n, test.most)
 					}
 				})
