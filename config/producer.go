@@ -47,22 +47,6 @@ func Producer(c mesh.ClusterName, svc *mesh.ExportedService) *mesh.ProducerRules
 	return out
 }
 
-// Admit gives a copy of a catalogue whose services carry their parsed producer rules. A catalogue is admitted once,
-// before it becomes part of a snapshot.
-func Admit(c *mesh.Catalogue) *mesh.Catalogue {
-	admitted := *c
-	admitted.Services = make(map[mesh.ServiceName]*mesh.ExportedService, len(c.Services))
-	for name, svc := range c.Services {
-		if len(svc.VirtualServices)+len(svc.DestinationRules) > 0 {
-			with := *svc
-			with.Producer = Producer(c.Cluster, svc)
-			svc = &with
-		}
-		admitted.Services[name] = svc
-	}
-	return &admitted
-}
-
 // producer restricts the rules of one exported service.
 type producer struct {
 	cluster mesh.ClusterName

@@ -135,9 +135,12 @@ func snapshot(t testing.TB, sc *scenario, registry []byte) *scene {
 					e.DestinationRules = append(e.DestinationRules, o.JSON)
 				}
 			}
+			if len(rules) > 0 {
+				e.Producer = config.Producer(c, e)
+			}
 			catalogue.Services[n] = e
 		}
-		s.Remote[c] = config.Admit(catalogue)
+		s.Remote[c] = catalogue
 	}
 	var hosts []mesh.Host
 	for name := range s.Config.Services {

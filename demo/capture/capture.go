@@ -125,17 +125,6 @@ func (s *Source) Next(ctx context.Context) (Packet, error) {
 	}
 }
 
-// Contains reads until a packet contains the text. It gives false when ctx ends
-// first. A text that is cut by the edge of a packet is not found: search for a
-// short one, sent in one write.
-func (s *Source) Contains(ctx context.Context, text string) (bool, error) {
-	counts, err := s.Count(ctx, []string{text}, func(n []int) bool { return n[0] > 0 })
-	if err != nil {
-		return false, err
-	}
-	return counts[0] > 0, nil
-}
-
 // Count counts the packets in which each text occurs, until ctx ends or enough
 // says so. The end of ctx is no error.
 func (s *Source) Count(ctx context.Context, texts []string, enough func([]int) bool) ([]int, error) {

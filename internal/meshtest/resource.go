@@ -8,8 +8,6 @@ import (
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
-	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
-	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 
@@ -47,18 +45,6 @@ func EnvoyCluster(s xds.State, name string) *clusterv3.Cluster {
 // Assignment is the load assignment of a host's port; nil: none.
 func Assignment(s xds.State, h mesh.Host, port uint32) *endpointv3.ClusterLoadAssignment {
 	m, _ := Body[endpointv3.ClusterLoadAssignment](s, xds.EndpointType, ClusterName(h, port))
-	return m
-}
-
-// Listener is the listener of that name; nil: none.
-func Listener(s xds.State, name string) *listenerv3.Listener {
-	m, _ := Body[listenerv3.Listener](s, xds.ListenerType, name)
-	return m
-}
-
-// Routes is the route configuration of that name; nil: none.
-func Routes(s xds.State, name string) *routev3.RouteConfiguration {
-	m, _ := Body[routev3.RouteConfiguration](s, xds.RouteType, name)
 	return m
 }
 

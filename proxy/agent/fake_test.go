@@ -110,7 +110,7 @@ func (c *controlPlane) start() {
 		Anonymous:   true,
 		Protocols:   []string{"h2"},
 	}
-	c.serving = grpc.NewServer(grpc.Creds(credentials.NewTLS(end.Server())), grpc.MaxRecvMsgSize(stream.MaxMessage))
+	c.serving = grpc.NewServer(append(stream.ServerOptions(), grpc.Creds(credentials.NewTLS(end.Server())))...)
 	discoveryv3.RegisterAggregatedDiscoveryServiceServer(c.serving, fakeADS{c})
 	workloadrpc.RegisterIdentityServer(c.serving, fakeIdentity{c: c})
 	workloadrpc.RegisterHealthServer(c.serving, fakeHealth{c: c})

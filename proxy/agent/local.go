@@ -47,7 +47,7 @@ func (a *Agent) listenADS() (net.Listener, error) {
 
 // serveADS serves Envoy until ctx ends.
 func (a *Agent) serveADS(ctx context.Context, l net.Listener) error {
-	server := grpc.NewServer(append(wire.ServerOptions(a.cfg.Log), grpc.MaxRecvMsgSize(stream.MaxMessage))...)
+	server := grpc.NewServer(append(wire.ServerOptions(a.cfg.Log), stream.ServerOptions()...)...)
 	discoveryv3.RegisterAggregatedDiscoveryServiceServer(server, &local{hub: a.hub})
 	failed := make(chan error, 1)
 	go func() { failed <- server.Serve(l) }()
