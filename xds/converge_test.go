@@ -328,7 +328,7 @@ func (w *world) sameAll(typ string) {
 	if changed, removed := Diff(w.client.State(), w.state, typ); len(changed)+len(removed) > 0 {
 		w.t.Fatalf("%s: client lacks %v and keeps %v", typ, changed, removed)
 	}
-	for _, st := range w.session.Status() {
+	for _, st := range w.session.Status(nil) {
 		if st.TypeURL == typ && (!st.Synced || st.Acked != w.state.Version(typ)) {
 			w.t.Fatalf("status %+v, want synced", st)
 		}
@@ -381,7 +381,7 @@ func TestBadResourcesStandAlone(t *testing.T) {
 			}
 		}
 		slices.Sort(bad)
-		for _, st := range w.session.Status() {
+		for _, st := range w.session.Status(nil) {
 			if !slices.Equal(st.Refused, bad) || (st.Nack != "") != (len(bad) > 0) || st.Synced != (len(bad) == 0) {
 				t.Fatalf("status %+v, want refused %v", st, bad)
 			}
@@ -426,7 +426,7 @@ func FuzzSession(f *testing.F) {
 			}
 			sent += len(s.Request(req))
 			sent += len(s.Tick())
-			s.Status()
+			s.Status(nil)
 		}
 		if sent > 10*(len(script)+1) {
 			t.Errorf("%d responses to %d requests", sent, len(script))

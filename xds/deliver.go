@@ -4,8 +4,6 @@ import (
 	"maps"
 	"slices"
 	"strconv"
-
-	"google.golang.org/protobuf/proto"
 )
 
 // next gives everything that may be sent now.
@@ -17,7 +15,7 @@ func (s *Session) next() []Response {
 	ready := true // every type so far has been delivered
 	for _, t := range s.types {
 		sub := s.subs[t]
-		if compareTypes(t, EndpointType) > 0 && len(s.awaited) > 0 {
+		if len(s.awaited) > 0 && compareTypes(t, EndpointType) > 0 {
 			ready = false
 		}
 		// Endpoints only follow their cluster, they do not wait for its acknowledgement: Envoy gives that when the
@@ -34,28 +32,28 @@ func (s *Session) next() []Response {
 	}
 	for _, sub := range s.subs {
 		if sub.wildcard && sub.delivered() && len(sub.gone)+len(sub.refused) == 0 {
-			sub.rest(s.state)
+			sub.rest()
 		}
 	}
 	return out
 }
 
 // rest keeps as little as there is to remember of a client that is up to date.
-func (sub *subscription) rest(state State) {
-	if sub.known.rest(state) {
+func (sub *subscription) rest() {
+	if sub.known.rest(sub.now) {
 		sub.dirty = map[string]uint64{}
 	}
 }
 
 // delivered tells whether nothing of the type waits but removals.
 func (sub *subscription) delivered() bool {
-	return sub.inFlight == nil && len(sub.dirty) == 0 && len(sub.retry) == 0 && len(sub.absent) == 0
+	return sub.inFlight == nil && len(sub.dirty) == 0 && len(sub.retry) == 0 && len(sub.absent) == 0 && !sub.known.loading()
 }
 
 // lacks tells whether the client is to get something of the type of which it has no version that counts. Endpoints
 // that only change, all the time perhaps, must not keep routes back for ever.
 func (sub *subscription) lacks() bool {
-	if sub.inFlight != nil && sub.inFlight.fresh || len(sub.retry) > 0 {
+	if sub.inFlight != nil && sub.inFlight.fresh || len(sub.retry) > 0 || sub.known.loading() {
 		return true
 	}
 	for name := range sub.dirty {
@@ -74,7 +72,7 @@ func (s *Session) accepted() uint64 {
 		if t == EndpointType {
 			continue
 		}
-		if len(sub.retry) > 0 {
+		if len(sub.retry) > 0 || sub.known.loading() {
 			return 0
 		}
 		if sub.inFlight != nil {
@@ -188,13 +186,19 @@ func (s *Session) addition(sub *subscription) (Response, bool) {
 		part := sub.retry[0]
 		sub.retry = sub.retry[1:]
 		part = slices.DeleteFunc(slices.Clone(part), func(name string) bool {
-			r, ok := s.state.Get(sub.typeURL, name)
+			r, ok := sub.now.get(name)
 			return !ok || sub.suspect[name] != r.Version
 		})
 		if len(part) > 0 {
 			r := s.sendNames(sub, part)
 			sub.inFlight.alone = true
 			return r, true
+		}
+	}
+	// Twice of what one response holds, for endpoints some of which wait for their clusters.
+	for sub.known.loading() && len(sub.dirty) < 2*s.cfg.MaxResources {
+		for _, name := range sub.known.advance() {
+			s.mark(sub, name, 0)
 		}
 	}
 	if names := s.sendable(sub); len(names) > 0 {
@@ -208,7 +212,7 @@ func (s *Session) addition(sub *subscription) (Response, bool) {
 		}
 		return s.send(sub, nil, names), true
 	}
-	if sub.owes && len(sub.gone)+len(sub.dirty) == 0 {
+	if sub.owes && len(sub.gone)+len(sub.dirty) == 0 && !sub.known.loading() {
 		return s.send(sub, nil, nil), true
 	}
 	return Response{}, false
@@ -217,6 +221,9 @@ func (s *Session) addition(sub *subscription) (Response, bool) {
 // sendable gives what the client lacks of a type and may have now, as much as one response may hold, sorted: endpoints not
 // before their cluster was sent for the first time, after which they would have to be sent again.
 func (s *Session) sendable(sub *subscription) []string {
+	if len(sub.dirty) == 0 {
+		return nil
+	}
 	clusters := s.subs[ClusterType]
 	names := make([]string, 0, min(len(sub.dirty), s.cfg.MaxResources))
 	for name := range sub.dirty {
@@ -233,7 +240,7 @@ func (s *Session) sendable(sub *subscription) []string {
 
 // unsent tells whether a cluster waits to be sent for the first time.
 func (s *Session) unsent(clusters *subscription, name string) bool {
-	if _, waits := clusters.dirty[name]; !waits {
+	if _, waits := clusters.dirty[name]; !waits && !clusters.known.ahead(name) {
 		return false
 	}
 	_, sent := clusters.known.get(name)
@@ -242,11 +249,11 @@ func (s *Session) unsent(clusters *subscription, name string) bool {
 
 // sendNames sends as many of names, which the State has, as fit one response.
 func (s *Session) sendNames(sub *subscription, names []string) Response {
-	var resources []Resource
+	resources := make([]Resource, 0, len(names))
 	size := 0
 	for _, name := range names {
-		r, _ := s.state.Get(sub.typeURL, name)
-		n := proto.Size(r.Body) + len(r.Name) + len(r.Version) + 32
+		r, _ := sub.now.get(name)
+		n := r.size()
 		if len(resources) > 0 && (len(resources) >= s.cfg.MaxResources || size+n > s.cfg.MaxBytes) {
 			break
 		}
@@ -297,15 +304,12 @@ func (s *Session) warm(clusters []Resource) {
 
 func (s *Session) send(sub *subscription, resources []Resource, removed []string) Response {
 	s.nonce++
-	f := &flight{nonce: strconv.FormatUint(s.nonce, 36), versions: make(map[string]string, len(resources)), since: never, left: never}
-	for _, r := range resources {
-		f.versions[r.Name] = r.Version
-	}
+	f := &flight{nonce: strconv.FormatUint(s.nonce, 36), sent: resources, since: never, left: never}
 	sub.inFlight, sub.owes = f, false
 	return Response{
 		TypeURL:   sub.typeURL,
 		Nonce:     f.nonce,
-		Version:   s.state.Version(sub.typeURL),
+		Version:   sub.version,
 		Resources: resources,
 		Removed:   removed,
 	}
@@ -328,12 +332,15 @@ type TypeStatus struct {
 }
 
 // Status tells how far the client is with every type it subscribed to, in make-before-break order. A type that is not
-// listed was never asked for.
-func (s *Session) Status() []TypeStatus {
-	out := make([]TypeStatus, 0, len(s.subs))
+// listed was never asked for. The memory of into, what an earlier call gave or nil, is used again.
+func (s *Session) Status(into []TypeStatus) []TypeStatus {
+	out := into[:0]
 	for _, t := range s.types {
 		sub := s.subs[t]
-		st := TypeStatus{TypeURL: t, Version: s.state.Version(t), Nack: sub.nack, Refused: slices.Sorted(maps.Keys(sub.refused))}
+		st := TypeStatus{TypeURL: t, Version: sub.version, Nack: sub.nack}
+		if len(sub.refused) > 0 {
+			st.Refused = slices.Sorted(maps.Keys(sub.refused))
+		}
 		st.Settled = s.updates > 0 && sub.delivered() && !sub.owes && !sub.leaves()
 		st.Synced = st.Settled && sub.nack == "" && len(sub.refused) == 0
 		if st.Synced {

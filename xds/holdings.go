@@ -1,27 +1,48 @@
 package xds
 
-import "iter"
+import (
+	"iter"
+	"maps"
+	"slices"
+)
 
 // holdings are what a client has of one type, by name and version; an empty version is one that the client refused, so
 // that it may hold this or an older one.
 //
 // A client that is up to date has what the State has: holdings at rest refer to that and keep nothing of their own, so that
-// a thousand clients cost no more memory than one.
+// a thousand clients cost no more memory than one. So do those of a client that has just come and is to get everything:
+// what it has is the State up to a place (see load).
 type holdings struct {
-	typeURL string
-	base    State             // what the client has but for over
-	over    map[string]string // by name; none: it does not have it
+	base  sets              // what the client has up to reach, but for over
+	reach place             // whole: all of base
+	over  map[string]string // by name; none: it does not have it
+	large bool              // over had more entries than few
 }
+
+// place is where in sets a walk is that goes from part to part and in each of them from leaf to leaf.
+type place struct{ part, leaf int }
+
+// whole is behind all places.
+var whole = place{part: 1 << 30}
+
+func (p place) before(q place) bool { return p.part < q.part || p.part == q.part && p.leaf < q.leaf }
 
 // none is no version: the client does not have what base has.
 const none = "\x00"
 
-func newHoldings(typeURL string, versions map[string]string) *holdings {
-	h := &holdings{typeURL: typeURL, over: make(map[string]string, len(versions))}
-	for name, version := range versions {
-		h.set(name, version)
+func newHoldings(versions map[string]string) *holdings {
+	over := make(map[string]string, len(versions))
+	maps.Copy(over, versions)
+	return &holdings{over: over, reach: whole}
+}
+
+// has gives what base says of a name that the client has as base has it.
+func (h *holdings) has(name string) (version string, ok bool) {
+	r, part := h.base.find(name)
+	if r == nil || r.Body == nil || h.loading() && !(place{part, h.base[part].of.LeafOf(name)}).before(h.reach) {
+		return "", false
 	}
-	return h
+	return r.Version, true
 }
 
 func (h *holdings) get(name string) (version string, ok bool) {
@@ -31,12 +52,11 @@ func (h *holdings) get(name string) (version string, ok bool) {
 		}
 		return v, true
 	}
-	r, ok := h.base.Get(h.typeURL, name)
-	return r.Version, ok
+	return h.has(name)
 }
 
 func (h *holdings) set(name, version string) {
-	if r, ok := h.base.Get(h.typeURL, name); ok && r.Version == version {
+	if v, ok := h.has(name); ok && v == version {
 		delete(h.over, name)
 		return
 	}
@@ -44,18 +64,24 @@ func (h *holdings) set(name, version string) {
 }
 
 func (h *holdings) drop(name string) {
-	if _, ok := h.base.Get(h.typeURL, name); ok {
+	if _, ok := h.has(name); ok {
 		h.over[name] = none
 		return
 	}
 	delete(h.over, name)
 }
 
+// empty tells whether the client has nothing.
+func (h *holdings) empty() bool { return len(h.base) == 0 && len(h.over) == 0 }
+
 // all yields every name that the client has. Names may be set and dropped meanwhile.
 func (h *holdings) all() iter.Seq[string] {
 	return func(yield func(string) bool) {
-		for r := range h.base.All(h.typeURL) {
-			if _, own := h.over[r.Name]; !own && !yield(r.Name) {
+		for r := range h.base.each {
+			if _, own := h.over[r.Name]; own {
+				continue
+			}
+			if _, has := h.has(r.Name); has && !yield(r.Name) {
 				return
 			}
 		}
@@ -67,15 +93,92 @@ func (h *holdings) all() iter.Seq[string] {
 	}
 }
 
-// large is how many entries make a map worth letting go of: maps never shrink.
-const large = 64
+// load makes all of base due to a client that has nothing: advance gives it piece by piece.
+func (h *holdings) load(base sets) { h.base, h.reach, h.large = base, place{}, true }
 
-// rest makes state the base if that is just what the client has. It looks at what differs only; freed says that much was
+// loading tells whether a part of base has not been due yet.
+func (h *holdings) loading() bool { return h.reach != whole }
+
+// ahead tells whether a name is still to become due.
+func (h *holdings) ahead(name string) bool {
+	if !h.loading() {
+		return false
+	}
+	r, part := h.base.find(name)
+	return r != nil && r.Body != nil && !(place{part, h.base[part].of.LeafOf(name)}).before(h.reach)
+}
+
+// advance moves reach over the next piece that has anything, and gives the names in it. The client has them no more than
+// before, unless they were set meanwhile.
+func (h *holdings) advance() []string {
+	var names []string
+	for len(names) == 0 && h.loading() {
+		at := h.reach
+		if at.part >= len(h.base) {
+			h.reach = whole
+			break
+		}
+		of := h.base[at.part].all()
+		if h.reach.leaf++; h.reach.leaf >= of.Leaves() {
+			h.reach = place{part: at.part + 1}
+		}
+		for name, r := range of.Leaf(at.leaf) {
+			if !h.base.counts(at.part, name, r) {
+				continue
+			}
+			names = append(names, name)
+			switch version, own := h.over[name]; {
+			case !own:
+				h.over[name] = none
+			case version == r.Version:
+				delete(h.over, name)
+			}
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+// refer makes base what the client is compared with. It has no base yet: it came with versions.
+func (h *holdings) refer(base sets) {
+	differ := map[string]string{}
+	for r := range base.each {
+		switch version, own := h.over[r.Name]; {
+		case !own:
+			differ[r.Name] = none
+		case version != r.Version:
+			differ[r.Name] = version
+		}
+		delete(h.over, r.Name)
+	}
+	maps.Copy(differ, h.over)
+	h.base, h.over, h.large = base, differ, len(differ) > few
+}
+
+// stop ends loading: what was not due yet never will be.
+func (h *holdings) stop() {
+	if !h.loading() {
+		return
+	}
+	over := map[string]string{}
+	for name := range h.all() {
+		over[name], _ = h.get(name)
+	}
+	*h = holdings{over: over, reach: whole}
+}
+
+// few entries are kept room for. A map that has grown beyond is let go of at rest: maps never shrink.
+const few = 16
+
+// rest makes now the base if that is just what the client has. It looks at what differs only; freed says that much was
 // kept before.
-func (h *holdings) rest(state State) (freed bool) {
-	changed, removed := Diff(h.base, state, h.typeURL)
+func (h *holdings) rest(now sets) (freed bool) {
+	if h.loading() {
+		return false
+	}
+	changed, removed := diff(h.base, now)
 	for _, name := range changed {
-		if r, _ := state.Get(h.typeURL, name); h.over[name] != r.Version {
+		if r, _ := now.get(name); h.over[name] != r.Version {
 			return false
 		}
 	}
@@ -84,14 +187,13 @@ func (h *holdings) rest(state State) (freed bool) {
 			return false
 		}
 	}
-	if len(changed)+len(removed) != len(h.over) { // what the client has differs where the States do not
+	if len(changed)+len(removed) != len(h.over) { // what the client has differs where they do not
 		return false
 	}
-	h.base = state
-	if freed = len(h.over) > large; freed {
+	freed = h.large || len(h.over) > few
+	*h = holdings{base: now, reach: whole, over: h.over}
+	if clear(h.over); freed {
 		h.over = map[string]string{}
-	} else {
-		clear(h.over)
 	}
 	return freed
 }

@@ -64,6 +64,8 @@ type subscription struct {
 	typeURL  string
 	wildcard bool
 	names    map[string]bool
+	now      sets                // what the State has of the type
+	version  string              // and what that is called
 	known    *holdings           // what the client has or was sent
 	dirty    map[string]uint64   // to be sent, with the update since which the client lacks it; 0: since ever
 	gone     map[string]*leaving // to be removed
@@ -90,13 +92,13 @@ type leaving struct {
 
 // flight is one response on its way.
 type flight struct {
-	nonce    string
-	versions map[string]string
-	since    uint64 // the earliest update of its resources; never: it has none
-	fresh    bool   // it has a resource of which the client had no version that counts
-	alone    bool   // a part of a refused response: it has to be judged by itself
-	removed  map[string]*leaving
-	left     uint64 // the earliest update of its removals; never: it has none
+	nonce   string
+	sent    []Resource
+	since   uint64 // the earliest update of its resources; never: it has none
+	fresh   bool   // it has a resource of which the client had no version that counts
+	alone   bool   // a part of a refused response: it has to be judged by itself
+	removed map[string]*leaving
+	left    uint64 // the earliest update of its removals; never: it has none
 }
 
 // never is later than every update.
@@ -121,15 +123,23 @@ func (s *Session) Update(state State) []Response {
 	old, first := s.state, s.updates == 0
 	s.state = state
 	s.updates++
-	for _, sub := range s.subs {
+	for _, t := range s.types {
+		sub := s.subs[t]
+		had := sub.now
+		moved := sub.follow(state)
 		if first {
 			s.markAll(sub)
 			continue
 		}
-		changed, removed := Diff(old, state, sub.typeURL)
-		for _, name := range slices.Concat(changed, removed) {
-			if sub.wants(name) {
-				s.mark(sub, name, s.updates)
+		if !moved {
+			continue
+		}
+		changed, removed := diff(had, sub.now)
+		for _, names := range [][]string{changed, removed} {
+			for _, name := range names {
+				if sub.wants(name) {
+					s.mark(sub, name, s.updates)
+				}
 			}
 		}
 	}
@@ -162,6 +172,9 @@ func (s *Session) Request(req Request) []Response {
 		}
 	} else {
 		s.answer(sub, req)
+	}
+	if !found && s.updates > 0 {
+		sub.follow(s.state)
 	}
 	s.subscribe(sub, req, !found)
 	if !found && s.updates > 0 {
@@ -217,7 +230,7 @@ func newSubscription(req Request) *subscription {
 	sub := &subscription{
 		typeURL: req.TypeURL,
 		names:   map[string]bool{},
-		known:   newHoldings(req.TypeURL, req.InitialVersions),
+		known:   newHoldings(req.InitialVersions),
 		dirty:   map[string]uint64{},
 		gone:    map[string]*leaving{},
 		absent:  map[string]bool{},
@@ -228,6 +241,16 @@ func newSubscription(req Request) *subscription {
 		sub.wildcard = true
 	}
 	return sub
+}
+
+// follow takes what a State has of the type; false if it is what the State before had.
+func (sub *subscription) follow(state State) bool {
+	if sub.now.are(state, sub.typeURL) {
+		return false
+	}
+	sub.now = state.of(sub.typeURL)
+	sub.version = sub.now.version()
+	return true
 }
 
 func (s *Session) has(typeURL, name string) bool {
@@ -275,6 +298,7 @@ func (s *Session) subscribe(sub *subscription, req Request, first bool) {
 	for _, name := range req.Unsubscribe {
 		switch {
 		case name == Wildcard:
+			sub.known.stop()
 			for known := range sub.known.all() {
 				if !sub.wants(known) {
 					sub.forget(known)
@@ -321,9 +345,25 @@ func (sub *subscription) stale(name string) {
 	}
 }
 
-// markAll decides anew about everything the client wants or has.
+// markAll decides anew about everything the client wants or has. A client that has just come and wants everything is given
+// it piece by piece, and what one has that has come again is compared with what there is.
 func (s *Session) markAll(sub *subscription) {
 	all := maps.Clone(sub.names)
+	if sub.wildcard && len(sub.known.base) == 0 {
+		if sub.known.empty() {
+			sub.known.load(sub.now)
+		} else {
+			sub.known.refer(sub.now)
+		}
+		for name := range sub.known.over {
+			all[name] = true
+		}
+		for name := range all {
+			s.mark(sub, name, 0)
+		}
+		return
+	}
+	sub.known.stop()
 	for name := range sub.known.all() {
 		if sub.wants(name) {
 			all[name] = true
@@ -332,7 +372,7 @@ func (s *Session) markAll(sub *subscription) {
 		}
 	}
 	if sub.wildcard {
-		for r := range s.state.All(sub.typeURL) {
+		for r := range sub.now.each {
 			all[r.Name] = true
 		}
 	}
@@ -347,7 +387,7 @@ func (s *Session) mark(sub *subscription, name string, since uint64) {
 	if s.updates == 0 {
 		return // markAll follows with the first State
 	}
-	r, exists := s.state.Get(sub.typeURL, name)
+	r, exists := sub.now.get(name)
 	if sub.suspect[name] != r.Version {
 		delete(sub.suspect, name)
 	}
@@ -413,8 +453,7 @@ func (s *Session) warms(cluster string) bool {
 	if clusters == nil || clusters.inFlight == nil {
 		return false
 	}
-	_, sent := clusters.inFlight.versions[cluster]
-	return sent
+	return slices.ContainsFunc(clusters.inFlight.sent, func(r Resource) bool { return r.Name == cluster })
 }
 
 // answer takes the client's verdict on a response, if req carries one.
@@ -446,8 +485,11 @@ func (s *Session) answer(sub *subscription, req Request) {
 // good ones from the client.
 func (s *Session) refuse(sub *subscription, f *flight) {
 	var current []string
-	for name, version := range f.versions {
-		if r, ok := s.state.Get(sub.typeURL, name); sub.wants(name) && ok && r.Version == version {
+	versions := make(map[string]string, len(f.sent))
+	for _, sent := range f.sent {
+		name := sent.Name
+		versions[name] = sent.Version
+		if r, ok := sub.now.get(name); sub.wants(name) && ok && r.Version == sent.Version {
 			current = append(current, name)
 		}
 		sub.stale(name)
@@ -455,7 +497,7 @@ func (s *Session) refuse(sub *subscription, f *flight) {
 			delete(s.awaited, name)
 		}
 	}
-	if len(f.versions) > 0 { // else the client refuses to forget: it keeps what it has
+	if len(f.sent) > 0 { // else the client refuses to forget: it keeps what it has
 		for name, l := range f.removed {
 			if _, again := sub.known.get(name); again || !sub.wants(name) {
 				continue
@@ -466,9 +508,9 @@ func (s *Session) refuse(sub *subscription, f *flight) {
 			}
 		}
 	}
-	if len(f.versions) == 1 && len(f.removed) == 0 {
+	if len(f.sent) == 1 && len(f.removed) == 0 {
 		for _, name := range current {
-			sub.refused[name] = f.versions[name]
+			sub.refused[name] = versions[name]
 			delete(sub.dirty, name)
 		}
 		return
@@ -481,7 +523,7 @@ func (s *Session) refuse(sub *subscription, f *flight) {
 		}
 		sub.retry = append(sub.retry, part)
 		for _, name := range part {
-			sub.suspect[name] = f.versions[name]
+			sub.suspect[name] = versions[name]
 			delete(sub.dirty, name)
 		}
 	}

@@ -80,7 +80,7 @@ func (p *script) update(why string, s State, want ...string) {
 
 func (p *script) status(typeURL string) TypeStatus {
 	p.t.Helper()
-	for _, st := range p.s.Status() {
+	for _, st := range p.s.Status(nil) {
 		if st.TypeURL == typeURL {
 			return st
 		}

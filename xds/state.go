@@ -8,56 +8,10 @@
 package xds
 
 import (
-	"crypto/sha256"
-	"encoding/binary"
-	"encoding/hex"
-	"fmt"
 	"iter"
 	"maps"
 	"slices"
-
-	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/types/known/anypb"
-
-	"isthmus.dev/isthmus/internal/pmap"
 )
-
-// Resource is one named xDS resource. Body is shared and must not be changed.
-type Resource struct {
-	Name string
-	// Version is the hex of a hash of the content: equal content has equal versions, over restarts and replicas too,
-	// so that a client that reconnects elsewhere is still current.
-	Version string
-	Body    *anypb.Any
-}
-
-// New packs a message as a resource. The error is the encoder's: invalid UTF-8 in a string field.
-func New(name string, body proto.Message) (Resource, error) {
-	value, err := proto.MarshalOptions{Deterministic: true}.Marshal(body)
-	if err != nil {
-		return Resource{}, fmt.Errorf("encode resource %q: %w", name, err)
-	}
-	sum := sha256.Sum256(value)
-	return Resource{
-		Name:    name,
-		Version: hex.EncodeToString(sum[:12]),
-		Body:    &anypb.Any{TypeUrl: "type.googleapis.com/" + string(proto.MessageName(body)), Value: value},
-	}, nil
-}
-
-// checksum is a sum over the names and versions of a set, independent of order; it can be kept up to date part by part.
-type checksum uint64
-
-func checksumOf(r *Resource) checksum {
-	sum := sha256.Sum256([]byte(r.Name + "\x00" + r.Version))
-	return checksum(binary.BigEndian.Uint64(sum[:]))
-}
-
-// set holds the resources of one type. One without a Body stands for none: it hides what a part below has of that name.
-type set struct {
-	of  pmap.Map[string, Resource]
-	sum checksum
-}
 
 // part is a set of each type.
 type part map[string]*set
@@ -71,7 +25,11 @@ type State struct {
 // Union is what parts say together; of a name, the last that says anything counts. It copies nothing: clients that see
 // the same share it. States that are compared by [Diff] share most where their parts are in the same order.
 func Union(parts ...State) State {
-	var out State
+	n := 0
+	for _, s := range parts {
+		n += max(1, len(s.parts))
+	}
+	out := State{make([]part, 0, n)}
 	for _, s := range parts {
 		if len(s.parts) == 0 {
 			out.parts = append(out.parts, nil) // keeps the others in their places
@@ -109,15 +67,15 @@ func (s State) Apply(typeURL string, put []Resource, remove []string) State {
 	for _, name := range remove {
 		gone[name] = true
 	}
-	edit, next := old.of.Edit(), set{sum: old.sum}
+	edit, next := old.of.Edit(), set{sum: old.sum, hidden: old.hidden}
 	replace := func(r Resource) {
 		if had, ok := edit.Get(r.Name); ok {
 			if had.Version == r.Version && (had.Body == nil) == (r.Body == nil) {
 				return
 			}
-			next.sum -= checksumOf(had)
+			next.count(had, -1)
 		}
-		next.sum += checksumOf(&r)
+		next.count(&r, 1)
 		edit.Put(r.Name, &r)
 	}
 	for _, r := range put {
@@ -129,7 +87,7 @@ func (s State) Apply(typeURL string, put []Resource, remove []string) State {
 		if below, ok := (State{s.parts[:max(top, 0)]}).Get(typeURL, name); ok {
 			replace(Resource{Name: below.Name})
 		} else if had, ok := edit.Get(name); ok {
-			next.sum -= checksumOf(had)
+			next.count(had, -1)
 			edit.Drop(name)
 		}
 	}
@@ -169,6 +127,9 @@ func (s State) Get(typeURL, name string) (Resource, bool) {
 
 // Len is the number of resources of one type.
 func (s State) Len(typeURL string) int {
+	if len(s.parts) == 1 {
+		return s.at(0, typeURL).len()
+	}
 	n := 0
 	for range s.All(typeURL) {
 		n++
@@ -177,33 +138,7 @@ func (s State) Len(typeURL string) int {
 }
 
 // All yields the resources of one type in no particular order.
-func (s State) All(typeURL string) iter.Seq[Resource] {
-	return func(yield func(Resource) bool) {
-		for i, p := range s.parts {
-			of := p[typeURL]
-			if of == nil {
-				continue
-			}
-			for name, r := range of.of.All() {
-				if r.Body != nil && !shadowed(s.parts[i+1:], typeURL, name) && !yield(*r) {
-					return
-				}
-			}
-		}
-	}
-}
-
-// shadowed tells whether any of parts says something of a name.
-func shadowed(parts []part, typeURL, name string) bool {
-	for _, p := range parts {
-		if of := p[typeURL]; of != nil {
-			if _, ok := of.of.Get(name); ok {
-				return true
-			}
-		}
-	}
-	return false
-}
+func (s State) All(typeURL string) iter.Seq[Resource] { return s.of(typeURL).each }
 
 // Types lists the type URLs that have resources, sorted.
 func (s State) Types() []string {
@@ -223,52 +158,12 @@ func (s State) Types() []string {
 
 // Version names the content of one type: equal names and versions of resources, in equal parts, give equal values. Empty
 // means none.
-func (s State) Version(typeURL string) string {
-	var sum checksum
-	some := false
-	for i, p := range s.parts {
-		if of := p[typeURL]; of != nil {
-			sum += of.sum * checksum(2*i+1)
-			some = true
-		}
-	}
-	if !some {
-		return ""
-	}
-	var b [8]byte
-	binary.BigEndian.PutUint64(b[:], uint64(sum))
-	return hex.EncodeToString(b[:])
-}
+func (s State) Version(typeURL string) string { return s.of(typeURL).version() }
 
 // Diff names what differs between two States in one type, in no particular order. Parts that the States share are
 // not looked at.
 func Diff(old, new State, typeURL string) (changed, removed []string) {
-	var differ [][2]*set
-	for i := range max(len(old.parts), len(new.parts)) {
-		if a, b := old.at(i, typeURL), new.at(i, typeURL); a != b {
-			differ = append(differ, [2]*set{a, b})
-		}
-	}
-	seen := map[string]bool{} // a name may be in several parts
-	for _, sets := range differ {
-		for name := range pmap.Diff(sets[0].all(), sets[1].all()) {
-			if seen[name] {
-				continue
-			}
-			if len(differ) > 1 {
-				seen[name] = true
-			}
-			before, had := old.Get(typeURL, name)
-			after, has := new.Get(typeURL, name)
-			switch {
-			case has && (!had || before.Version != after.Version):
-				changed = append(changed, name)
-			case had && !has:
-				removed = append(removed, name)
-			}
-		}
-	}
-	return changed, removed
+	return diff(old.of(typeURL), new.of(typeURL))
 }
 
 func (s State) at(i int, typeURL string) *set {
@@ -276,13 +171,6 @@ func (s State) at(i int, typeURL string) *set {
 		return s.parts[i][typeURL]
 	}
 	return nil
-}
-
-func (s *set) all() pmap.Map[string, Resource] {
-	if s == nil {
-		return pmap.Map[string, Resource]{}
-	}
-	return s.of
 }
 
 // Hidden stands for no resource of that name: in an upper part of a [Union] it hides what is below.

@@ -92,7 +92,7 @@ func (s *Server) report(p *proxy, stream uint64, types []xds.TypeStatus) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if p.latest == stream {
-		p.record.types = types
+		p.record.types = append(p.record.types[:0], types...)
 	}
 }
 

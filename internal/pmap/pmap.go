@@ -94,6 +94,31 @@ func (m Map[K, V]) All() iter.Seq2[K, *V] {
 	}
 }
 
+// Leaves is in how many pieces [Map.Leaf] gives the map.
+func (m Map[K, V]) Leaves() int {
+	if m.root == nil {
+		return 1
+	}
+	return width * width
+}
+
+// Leaf yields the keys and values of one piece, in no order.
+func (m Map[K, V]) Leaf(i int) iter.Seq2[K, *V] {
+	if m.root == nil {
+		return maps.All(m.flat.all())
+	}
+	return maps.All(m.root[i/width].leaf(i % width).all())
+}
+
+// LeafOf gives the piece that a key is in, or would be.
+func (m Map[K, V]) LeafOf(k K) int {
+	if m.root == nil {
+		return 0
+	}
+	i, j := place(k)
+	return i*width + j
+}
+
 // Keys yields every key, in no order.
 func (m Map[K, V]) Keys() iter.Seq[K] {
 	return func(yield func(K) bool) {

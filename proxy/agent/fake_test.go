@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -199,7 +200,7 @@ func (c fakeADS) DeltaAggregatedResources(client stream.ServerStream) error {
 			}
 			return xds.State{}, false
 		},
-		Observe: func(s []xds.TypeStatus) { c.status.Store(&s) },
+		Observe: func(s []xds.TypeStatus) { s = slices.Clone(s); c.status.Store(&s) },
 	})
 }
 

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 	"pgregory.net/rapid"
 
@@ -84,7 +85,7 @@ func (c *chain) after() {
 }
 
 func (c *chain) report() {
-	if err := c.hub.observe(envoyReport{stream: c.number, sequence: c.sequence, types: c.local.Status()}); err != nil {
+	if err := c.hub.observe(envoyReport{stream: c.number, sequence: c.sequence, types: c.local.Status(nil)}); err != nil {
 		c.t.Fatal(err)
 	}
 	c.after()
@@ -119,7 +120,11 @@ func (c *chain) step(envoyRuns bool) bool {
 	if len(c.down) > 0 {
 		r := c.down[0]
 		c.down = c.down[1:]
-		c.hub.take(linkEvent{message: stream.ResponseMessage(r)})
+		var m discoveryv3.DeltaDiscoveryResponse
+		if err := proto.Unmarshal(stream.ResponseMessage(r).Materialize(), &m); err != nil {
+			c.t.Fatal(err)
+		}
+		c.hub.take(linkEvent{message: &m})
 		c.after()
 		return true
 	}
@@ -165,7 +170,7 @@ func (c *chain) honest() {
 	if c.up == nil {
 		return
 	}
-	for _, s := range c.up.Status() {
+	for _, s := range c.up.Status(nil) {
 		if !s.Synced || s.TypeURL == xds.NameTableType || slices.Contains(c.hub.behind(), s.TypeURL) {
 			continue
 		}

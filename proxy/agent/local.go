@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"google.golang.org/grpc"
@@ -94,7 +95,7 @@ func (s *local) DeltaAggregatedResources(client stream.ServerStream) error {
 				}
 				refused[t.TypeURL] = t.Nack
 			}
-			h.report(envoyReport{stream: number, sequence: sequence, types: types})
+			h.report(envoyReport{stream: number, sequence: sequence, types: slices.Clone(types)})
 		},
 	})
 	if errors.Is(err, context.Canceled) {

@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"bytes"
 	"context"
 	"sync"
 	"testing"
@@ -176,12 +177,18 @@ func (f *fleet) change(ctx context.Context, ready bool, want int) endpointChange
 	return c
 }
 
-// check compares what every proxy heard last with the number of endpoints there are.
+// check compares what every proxy heard last with the number of endpoints there are. Proxies in one zone hear the same:
+// what differs is decoded, so that the benchmark's own work stays small.
 func (n *news) check(b *testing.B, want int) {
 	b.Helper()
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	var last []byte
 	for i, body := range n.assigned {
+		if i > 0 && bytes.Equal(body.GetValue(), last) {
+			continue
+		}
+		last = body.GetValue()
 		var a endpointv3.ClusterLoadAssignment
 		if err := body.UnmarshalTo(&a); err != nil {
 			b.Fatal(err)

@@ -4,6 +4,8 @@ import (
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	rpcstatus "google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/mem"
+	"google.golang.org/protobuf/encoding/protowire"
 
 	"isthmus.dev/isthmus/xds"
 )
@@ -54,17 +56,32 @@ func Response(m *discoveryv3.DeltaDiscoveryResponse) xds.Response {
 	return resp
 }
 
-// ResponseMessage writes a message of a server.
-func ResponseMessage(resp xds.Response) *discoveryv3.DeltaDiscoveryResponse {
-	m := &discoveryv3.DeltaDiscoveryResponse{
-		TypeUrl:           resp.TypeURL,
-		Nonce:             resp.Nonce,
-		SystemVersionInfo: resp.Version,
-		RemovedResources:  resp.Removed,
-		Resources:         make([]*discoveryv3.Resource, 0, len(resp.Resources)),
+// Fields of a DeltaDiscoveryResponse; of its resources, see [xds.Resource.Wire].
+const (
+	fieldSystemVersion = 1
+	fieldTypeURL       = 4
+	fieldNonce         = 5
+	fieldRemoved       = 6
+)
+
+// ResponseMessage encodes a message of a server, a DeltaDiscoveryResponse. The pieces are shared with other streams and must
+// not be changed.
+func ResponseMessage(resp xds.Response) mem.BufferSlice {
+	head := make([]byte, 0, 128)
+	field := func(number protowire.Number, value string) {
+		head = protowire.AppendTag(head, number, protowire.BytesType)
+		head = protowire.AppendString(head, value)
 	}
-	for _, r := range resp.Resources {
-		m.Resources = append(m.Resources, &discoveryv3.Resource{Name: r.Name, Version: r.Version, Resource: r.Body})
+	field(fieldSystemVersion, resp.Version)
+	field(fieldTypeURL, resp.TypeURL)
+	field(fieldNonce, resp.Nonce)
+	for _, name := range resp.Removed {
+		field(fieldRemoved, name)
 	}
-	return m
+	pieces := make(mem.BufferSlice, 0, 1+len(resp.Resources))
+	pieces = append(pieces, mem.SliceBuffer(head))
+	for i := range resp.Resources {
+		pieces = append(pieces, mem.SliceBuffer(resp.Resources[i].Wire()))
+	}
+	return pieces
 }

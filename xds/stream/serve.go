@@ -38,7 +38,7 @@ type Source struct {
 	Allowed func() error
 	// Changed fires when State has something new.
 	Changed <-chan struct{}
-	// Observe, if set, is told how far the client is, after everything that may have changed it.
+	// Observe, if set, is told how far the client is, after everything that may have changed it. It must not keep the slice.
 	Observe func([]xds.TypeStatus)
 	// Sent, if set, is told of every response before it is sent.
 	Sent    func(xds.Response)
@@ -102,6 +102,7 @@ type serving struct {
 	stream  ServerStream
 	source  Source
 	session *xds.Session
+	status  []xds.TypeStatus // what was observed last
 }
 
 func (s *serving) update() error {
@@ -133,12 +134,13 @@ func (s *serving) send(responses []xds.Response) error {
 		if s.source.Sent != nil {
 			s.source.Sent(r)
 		}
-		if err := s.stream.Send(ResponseMessage(r)); err != nil {
+		if err := s.stream.SendMsg(ResponseMessage(r)); err != nil {
 			return fmt.Errorf("send %s: %w", r.TypeURL, err)
 		}
 	}
 	if s.source.Observe != nil {
-		s.source.Observe(s.session.Status())
+		s.status = s.session.Status(s.status)
+		s.source.Observe(s.status)
 	}
 	return nil
 }

@@ -11,6 +11,8 @@ import (
 
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/mem"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"isthmus.dev/isthmus/xds"
@@ -26,7 +28,10 @@ type pipe struct {
 
 func (p *pipe) Context() context.Context { return p.ctx }
 
-func (p *pipe) Send(m *discoveryv3.DeltaDiscoveryResponse) error {
+func (p *pipe) Send(*discoveryv3.DeltaDiscoveryResponse) error { panic("sent without its encoding") }
+
+func (p *pipe) SendMsg(v any) error {
+	m := decoded(v.(mem.BufferSlice))
 	select {
 	case p.out <- m:
 		return nil
@@ -42,6 +47,15 @@ func (p *pipe) Recv() (*discoveryv3.DeltaDiscoveryRequest, error) {
 	case <-p.ctx.Done():
 		return nil, io.EOF
 	}
+}
+
+// decoded reads what a server sends.
+func decoded(pieces mem.BufferSlice) *discoveryv3.DeltaDiscoveryResponse {
+	var m discoveryv3.DeltaDiscoveryResponse
+	if err := proto.Unmarshal(pieces.Materialize(), &m); err != nil {
+		panic(err)
+	}
+	return &m
 }
 
 func resource(typeURL, name, content string) xds.Resource {
