@@ -27,7 +27,8 @@ type interest struct {
 // pending is a response that was applied and not yet answered.
 type pending struct {
 	nonce  string
-	before map[string]*Resource // what the names had before; nil: nothing
+	before State    // what the client had
+	names  []string // what the response put or removed
 }
 
 // NewClient starts with what an earlier client had; the zero State if there was none.
@@ -107,7 +108,7 @@ func (c *Client) Receive(resp Response) error {
 	if sub.pending != nil {
 		return fmt.Errorf("second response for type %q before the first was answered", resp.TypeURL)
 	}
-	sub.pending = &pending{nonce: resp.Nonce, before: map[string]*Resource{}}
+	sub.pending = &pending{nonce: resp.Nonce, before: c.state}
 	put := make([]Resource, 0, len(resp.Resources))
 	for _, r := range resp.Resources {
 		if r.Body == nil || r.Body.TypeUrl != resp.TypeURL {
@@ -120,21 +121,13 @@ func (c *Client) Receive(resp Response) error {
 			put = append(put, r)
 		}
 	}
+	names := make([]string, 0, len(put)+len(resp.Removed))
 	for _, r := range put {
-		sub.remember(c.state, resp.TypeURL, r.Name)
+		names = append(names, r.Name)
 	}
-	for _, name := range resp.Removed {
-		sub.remember(c.state, resp.TypeURL, name)
-	}
+	sub.pending.names = append(names, resp.Removed...)
 	c.state = c.state.Apply(resp.TypeURL, put, resp.Removed)
 	return nil
-}
-
-func (sub *interest) remember(state State, typeURL, name string) {
-	sub.pending.before[name] = nil
-	if r, ok := state.Get(typeURL, name); ok {
-		sub.pending.before[name] = &r
-	}
 }
 
 // Pending tells whether a response of the type has not been answered.
@@ -148,13 +141,16 @@ func (c *Client) Touched(typeURL string, names []string) []string {
 	if !c.Pending(typeURL) {
 		return nil
 	}
-	var out []string
-	for _, name := range names {
-		if _, ok := c.subs[typeURL].pending.before[name]; ok {
-			out = append(out, name)
-		}
+	return c.subs[typeURL].pending.touched(names)
+}
+
+// touched gives those of names that the response put or removed.
+func (p *pending) touched(names []string) []string {
+	all := make(map[string]bool, len(p.names))
+	for _, name := range p.names {
+		all[name] = true
 	}
-	return out
+	return slices.DeleteFunc(slices.Clone(names), func(name string) bool { return !all[name] })
 }
 
 // Ack accepts the pending response of a type. ok is false when there is none.
@@ -181,20 +177,20 @@ func (c *Client) Nack(typeURL, why string, atFault ...string) (req Request, ok b
 	if sub.pending == nil {
 		return Request{TypeURL: typeURL, Nonce: sub.last, Nack: why}, true
 	}
-	before := sub.pending.before
-	sub.last, sub.pending = sub.pending.nonce, nil
+	refused := sub.pending
+	sub.last, sub.pending = refused.nonce, nil
 	if len(atFault) == 0 {
-		atFault = slices.Collect(maps.Keys(before))
+		atFault = refused.names
+	} else {
+		atFault = refused.touched(atFault)
 	}
 	var put []Resource
 	var remove []string
 	for _, name := range atFault {
-		switch r, touched := before[name]; {
-		case !touched:
-		case r == nil:
+		if r, had := refused.before.Get(typeURL, name); had {
+			put = append(put, r)
+		} else {
 			remove = append(remove, name)
-		default:
-			put = append(put, *r)
 		}
 	}
 	c.state = c.state.Apply(typeURL, put, remove)

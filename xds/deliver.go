@@ -4,6 +4,7 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"strings"
 )
 
 // next gives everything that may be sent now.
@@ -195,10 +196,13 @@ func (s *Session) addition(sub *subscription) (Response, bool) {
 			return r, true
 		}
 	}
+	if resources := s.stretch(sub); len(resources) > 0 {
+		return s.sendResources(sub, resources, 0, true), true
+	}
 	// Twice of what one response holds, for endpoints some of which wait for their clusters.
 	for sub.known.loading() && len(sub.dirty) < 2*s.cfg.MaxResources {
-		for _, name := range sub.known.advance() {
-			s.mark(sub, name, 0)
+		for _, r := range sub.known.advance() {
+			s.mark(sub, r.Name, 0)
 		}
 	}
 	if names := s.sendable(sub); len(names) > 0 {
@@ -216,6 +220,36 @@ func (s *Session) addition(sub *subscription) (Response, bool) {
 		return s.send(sub, nil, nil), true
 	}
 	return Response{}, false
+}
+
+// stretch gives the next resources of a type of which a client that has just come has only been sent what comes before them.
+// Nothing has to be noted of each. Endpoints, which follow their clusters one by one, are not given so.
+func (s *Session) stretch(sub *subscription) []Resource {
+	if sub.typeURL == EndpointType || !sub.known.plain(sub.now) || len(sub.dirty)+len(sub.suspect)+len(sub.refused)+len(sub.gone) > 0 {
+		return nil
+	}
+	due := make([]*Resource, 0, s.cfg.MaxResources)
+	for sub.known.loading() && len(due) < s.cfg.MaxResources {
+		due = sub.known.next(due)
+	}
+	slices.SortFunc(due, func(a, b *Resource) int { return strings.Compare(a.Name, b.Name) })
+	resources := make([]Resource, 0, min(len(due), s.cfg.MaxResources))
+	size := 0
+	for _, r := range due {
+		if size += r.size(); s.fits(len(resources), size) {
+			resources = append(resources, *r)
+			continue
+		}
+		size = s.cfg.MaxBytes // full
+		sub.known.drop(r.Name)
+		sub.dirty[r.Name] = 0
+	}
+	return resources
+}
+
+// fits tells whether a response of n resources has room for one more, with which its size is so many bytes.
+func (s *Session) fits(n, size int) bool {
+	return n == 0 || n < s.cfg.MaxResources && size <= s.cfg.MaxBytes
 }
 
 // sendable gives what the client lacks of a type and may have now, as much as one response may hold, sorted: endpoints not
@@ -253,11 +287,9 @@ func (s *Session) sendNames(sub *subscription, names []string) Response {
 	size := 0
 	for _, name := range names {
 		r, _ := sub.now.get(name)
-		n := r.size()
-		if len(resources) > 0 && (len(resources) >= s.cfg.MaxResources || size+n > s.cfg.MaxBytes) {
+		if size += r.size(); !s.fits(len(resources), size) {
 			break
 		}
-		size += n
 		resources = append(resources, r)
 	}
 	since, fresh := uint64(never), false
@@ -275,6 +307,11 @@ func (s *Session) sendNames(sub *subscription, names []string) Response {
 			sub.dirty[name] = 0
 		}
 	}
+	return s.sendResources(sub, resources, since, fresh)
+}
+
+// sendResources sends what fits one response; since and fresh are those of its flight.
+func (s *Session) sendResources(sub *subscription, resources []Resource, since uint64, fresh bool) Response {
 	switch sub.typeURL {
 	case ClusterType:
 		s.warm(resources)

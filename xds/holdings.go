@@ -3,7 +3,6 @@ package xds
 import (
 	"iter"
 	"maps"
-	"slices"
 )
 
 // holdings are what a client has of one type, by name and version; an empty version is one that the client refused, so
@@ -99,6 +98,11 @@ func (h *holdings) load(base sets) { h.base, h.reach, h.large = base, place{}, t
 // loading tells whether a part of base has not been due yet.
 func (h *holdings) loading() bool { return h.reach != whole }
 
+// plain tells whether the client has just what now has, up to the place that it has come to.
+func (h *holdings) plain(now sets) bool {
+	return h.loading() && len(h.over) == 0 && len(h.base) > 0 && len(now) > 0 && &h.base[0] == &now[0]
+}
+
 // ahead tells whether a name is still to become due.
 func (h *holdings) ahead(name string) bool {
 	if !h.loading() {
@@ -108,11 +112,24 @@ func (h *holdings) ahead(name string) bool {
 	return r != nil && r.Body != nil && !(place{part, h.base[part].of.LeafOf(name)}).before(h.reach)
 }
 
-// advance moves reach over the next piece that has anything, and gives the names in it. The client has them no more than
-// before, unless they were set meanwhile.
-func (h *holdings) advance() []string {
-	var names []string
-	for len(names) == 0 && h.loading() {
+// advance moves reach over the next piece that has anything, and gives what is in it. The client has it no more than
+// before, unless it was set meanwhile.
+func (h *holdings) advance() []*Resource {
+	due := h.next(nil)
+	for _, r := range due {
+		switch version, own := h.over[r.Name]; {
+		case !own:
+			h.over[r.Name] = none
+		case version == r.Version:
+			delete(h.over, r.Name)
+		}
+	}
+	return due
+}
+
+// next moves reach over the next piece that has anything, and adds what is in it: from now on the client has it.
+func (h *holdings) next(due []*Resource) []*Resource {
+	for n := len(due); len(due) == n && h.loading(); {
 		at := h.reach
 		if at.part >= len(h.base) {
 			h.reach = whole
@@ -123,20 +140,12 @@ func (h *holdings) advance() []string {
 			h.reach = place{part: at.part + 1}
 		}
 		for name, r := range of.Leaf(at.leaf) {
-			if !h.base.counts(at.part, name, r) {
-				continue
-			}
-			names = append(names, name)
-			switch version, own := h.over[name]; {
-			case !own:
-				h.over[name] = none
-			case version == r.Version:
-				delete(h.over, name)
+			if h.base.counts(at.part, name, r) {
+				due = append(due, r)
 			}
 		}
 	}
-	slices.Sort(names)
-	return names
+	return due
 }
 
 // refer makes base what the client is compared with. It has no base yet: it came with versions.

@@ -35,7 +35,8 @@ func (s *set) len() int {
 type checksum uint64
 
 func checksumOf(r *Resource) checksum {
-	sum := sha256.Sum256([]byte(r.Name + "\x00" + r.Version))
+	var room [256]byte
+	sum := sha256.Sum256(append(append(append(room[:0], r.Name...), 0), r.Version...))
 	return checksum(binary.BigEndian.Uint64(sum[:]))
 }
 

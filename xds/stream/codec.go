@@ -11,8 +11,13 @@ import (
 func ServerOptions() []grpc.ServerOption {
 	return []grpc.ServerOption{
 		grpc.MaxRecvMsgSize(MaxMessage), grpc.ForceServerCodecV2(encoded{encoding.GetCodecV2(proto.Name)}),
+		// Clients are many, say little and are silent most of the time: 32 KiB each way, for each of them, is gRPC's default.
+		grpc.ReadBufferSize(readBuffer), grpc.SharedWriteBuffer(true),
 	}
 }
+
+// readBuffer is how much of a connection is read at a time, in bytes.
+const readBuffer = 4 << 10
 
 // encoded is gRPC's codec, but for messages that are encoded already, in pieces that many streams share: they are neither
 // copied nor kept once more for each client.
