@@ -13,8 +13,6 @@ import (
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"google.golang.org/grpc"
-	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/types/known/anypb"
 
 	adminpb "isthmus.dev/isthmus/api/admin"
 	"isthmus.dev/isthmus/api/rpc/workloadrpc"
@@ -32,8 +30,9 @@ type ProxyConfig struct {
 	Namespace, Instance string
 	// Identity is one that was got before; nil: a token is asked for.
 	Identity *Identity
-	// Light keeps names and versions but no bodies: many proxies then fit one process. Observe still sees the bodies.
-	Light bool
+	// Keep, if set, says of which resources the bodies are read and kept, and no list of responses is: many proxies then fit
+	// one process.
+	Keep func(typeURL, name string) bool
 	// Observe, if set, is called with each response when it has been read, from the stream's goroutine.
 	Observe func(xds.Response, time.Time)
 }
@@ -141,7 +140,7 @@ func (p *Proxy) once(ctx context.Context, client *xds.Client) error {
 	defer func() { _ = conn.Close() }()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	ads, err := discoveryv3.NewAggregatedDiscoveryServiceClient(conn).DeltaAggregatedResources(ctx)
+	ads, err := discoveryv3.NewAggregatedDiscoveryServiceClient(conn).DeltaAggregatedResources(ctx, grpc.ForceCodecV2(newCodec(p.config.Keep)))
 	if err != nil {
 		return err
 	}
@@ -159,37 +158,31 @@ func (p *Proxy) once(ctx context.Context, client *xds.Client) error {
 		}
 	}
 	for {
-		m, err := ads.Recv()
-		if err != nil {
+		var response received
+		if err := ads.RecvMsg(&response); err != nil {
 			return err
 		}
-		if err := p.take(ads, client, m); err != nil {
+		if err := p.take(ads, client, response); err != nil {
 			return err
 		}
 	}
 }
 
 // take applies and acknowledges one response.
-func (p *Proxy) take(ads grpc.BidiStreamingClient[discoveryv3.DeltaDiscoveryRequest, discoveryv3.DeltaDiscoveryResponse], client *xds.Client, m *discoveryv3.DeltaDiscoveryResponse) error {
-	response := stream.Response(m)
+func (p *Proxy) take(ads grpc.BidiStreamingClient[discoveryv3.DeltaDiscoveryRequest, discoveryv3.DeltaDiscoveryResponse], client *xds.Client, response received) error {
 	if p.config.Observe != nil {
-		p.config.Observe(response, time.Now())
+		p.config.Observe(response.Response, time.Now())
 	}
-	if p.config.Light {
-		for i := range response.Resources {
-			response.Resources[i].Body = &anypb.Any{TypeUrl: response.TypeURL}
-		}
-	}
-	if err := client.Receive(response); err != nil {
+	if err := client.Receive(response.Response); err != nil {
 		return fmt.Errorf("a response that an agent would refuse: %w", err)
 	}
 	request, _ := client.Ack(response.TypeURL)
 	// Before it is acknowledged: who is told that the control plane has the acknowledgement finds the state here.
 	p.note(func() {
 		p.state, p.versions[response.TypeURL] = client.State(), response.Version
-		p.stream.Bytes += proto.Size(m)
-		if !p.config.Light {
-			p.stream.Responses = append(p.stream.Responses, response)
+		p.stream.Bytes += response.bytes
+		if p.config.Keep == nil {
+			p.stream.Responses = append(p.stream.Responses, response.Response)
 		}
 	})
 	if err := ads.Send(stream.RequestMessage(request)); err != nil {

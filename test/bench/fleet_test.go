@@ -27,6 +27,10 @@ type fleet struct {
 // target is the service whose endpoints change.
 func target() mesh.Host { return serviceAt(0).LocalHost() }
 
+var targetCluster = meshtest.ClusterName(target(), 8080)
+
+func isTarget(typeURL, name string) bool { return typeURL == xds.EndpointType && name == targetCluster }
+
 // identities gets the certificates of n proxies: first instances of the first services, then the second ones, and so on.
 func identities(b *testing.B, p *plane, s size, n int) []*meshtest.Identity {
 	b.Helper()
@@ -55,7 +59,7 @@ func connect(b *testing.B, p *plane, s size, ids []*meshtest.Identity) (*fleet, 
 	f := &fleet{b: b, news: newNews(len(ids))}
 	start := time.Now()
 	for i, id := range ids {
-		proxy, err := p.cluster.Connect(b.Context(), meshtest.ProxyConfig{Identity: id, Light: true, Observe: f.news.observer(i)})
+		proxy, err := p.cluster.Connect(b.Context(), meshtest.ProxyConfig{Identity: id, Keep: isTarget, Observe: f.news.observer(i)})
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -117,7 +121,6 @@ func newNews(n int) *news { return &news{assigned: make([]*anypb.Any, n), at: ma
 
 // observer is told what proxy i receives.
 func (n *news) observer(i int) func(xds.Response, time.Time) {
-	name := meshtest.ClusterName(target(), 8080)
 	return func(response xds.Response, at time.Time) {
 		n.mu.Lock()
 		defer n.mu.Unlock()
@@ -126,7 +129,7 @@ func (n *news) observer(i int) func(xds.Response, time.Time) {
 			return
 		}
 		for _, r := range response.Resources {
-			if r.Name != name {
+			if r.Name != targetCluster {
 				continue
 			}
 			if n.assigned[i] == nil {
