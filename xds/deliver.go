@@ -253,21 +253,32 @@ func (s *Session) fits(n, size int) bool {
 }
 
 // sendable gives what the client lacks of a type and may have now, as much as one response may hold, sorted: endpoints not
-// before their cluster was sent for the first time, after which they would have to be sent again.
+// before their cluster was sent for the first time, after which they would have to be sent again. Where not everything fits,
+// what the client has in an older version goes first: it is in use.
 func (s *Session) sendable(sub *subscription) []string {
 	if len(sub.dirty) == 0 {
 		return nil
 	}
 	clusters := s.subs[ClusterType]
+	crowded := len(sub.dirty) > s.cfg.MaxResources
+	var old []string
 	names := make([]string, 0, min(len(sub.dirty), s.cfg.MaxResources))
 	for name := range sub.dirty {
-		if sub.typeURL == EndpointType && clusters != nil && s.unsent(clusters, name) {
-			continue
-		}
-		if names = append(names, name); len(names) == s.cfg.MaxResources {
+		if len(old) == s.cfg.MaxResources || !crowded && len(names) == s.cfg.MaxResources {
 			break
 		}
+		if crowded {
+			if version, _ := sub.known.get(name); version != "" {
+				old = append(old, name)
+				continue
+			}
+		}
+		if len(names) == s.cfg.MaxResources || sub.typeURL == EndpointType && clusters != nil && s.unsent(clusters, name) {
+			continue
+		}
+		names = append(names, name)
 	}
+	names = append(old, names[:min(len(names), s.cfg.MaxResources-len(old))]...)
 	slices.Sort(names)
 	return names
 }

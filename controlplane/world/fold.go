@@ -23,6 +23,8 @@ type state struct {
 	// zones counts the workloads of each.
 	zones  pmap.Map[string, int]
 	synced map[mesh.Source]bool
+	// unmerged are names of the clusterset that are still to be merged anew.
+	unmerged set[mesh.ServiceName]
 }
 
 // Folded is a state without an owner: a value that updates make another of. Tests of what reads snapshots, and offline
@@ -31,7 +33,7 @@ type Folded struct{ state state }
 
 // Apply gives the state after updates.
 func (f Folded) Apply(updates ...mesh.Update) Folded {
-	next, _ := fold(f.state, updates...)
+	next, _ := fold(f.state, 0, updates...)
 	return Folded{next}
 }
 
@@ -39,9 +41,11 @@ func (f Folded) Apply(updates ...mesh.Update) Folded {
 func (f Folded) Snapshot() *Snapshot { return &f.state.Snapshot }
 
 // fold applies updates in order and joins what they changed. It is pure: s is left as it was. changed is false when there is
-// nothing new for anybody who watches; the result may then still know when a peer was last heard of.
-func fold(s state, updates ...mesh.Update) (next state, changed bool) {
+// nothing new for anybody who watches; the result may then still know when a peer was last heard of. Of the names of the
+// clusterset at most so many are merged, or all for 0: what is left behind is merged by the next folds, of nothing if need be.
+func fold(s state, most int, updates ...mesh.Update) (next state, changed bool) {
 	f := newFolding(s)
+	f.most = most
 	for _, u := range updates {
 		f.apply(u)
 	}
@@ -69,6 +73,7 @@ type folding struct {
 	imported           map[mesh.ServiceName]bool
 	examined           map[mesh.ObjectName]bool
 	trust, remote      bool
+	most               int // of names of the clusterset to be merged; 0: all
 }
 
 func newFolding(s state) *folding {

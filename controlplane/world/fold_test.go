@@ -94,7 +94,7 @@ func TestFold(t *testing.T) {
 	relabelled.Labels = map[string]string{"app": "other"}
 	elsewhere.Zone = "eu-b"
 	rule := &mesh.VirtualService{Object: mesh.ObjectName{Kind: "VirtualService", Namespace: "shop", Name: "r"}, Hosts: []mesh.Host{ratings.LocalHost()}}
-	start, _ := fold(state{}, append(allSynced(), setService(ratings, map[string]string{"app": "ratings"}), setExport(ratings, &mesh.Export{}),
+	start, _ := fold(state{}, 0, append(allSynced(), setService(ratings, map[string]string{"app": "ratings"}), setExport(ratings, &mesh.Export{}),
 		mesh.SetWorkload{Workload: instance("ratings-1", "10.0.0.1")}, remote("west", ratings), trust("east", "west"),
 		mesh.SetVIPs{VIPs: map[mesh.Host]netip.Addr{"a": netip.MustParseAddr("240.240.0.1")}})...)
 	tests := []struct {
@@ -137,7 +137,7 @@ func TestFold(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.why, func(t *testing.T) {
 			before := plainOf(&start.Snapshot)
-			next, changed := fold(start, test.update)
+			next, changed := fold(start, 0, test.update)
 			if got := sections(&start.Snapshot, &next.Snapshot); !slices.Equal(got, test.changes) || changed != (len(test.changes) > 0) {
 				t.Errorf("fold(%T) changes %v (told: %v), want %v", test.update, got, changed, test.changes)
 			}
@@ -150,25 +150,25 @@ func TestFold(t *testing.T) {
 
 // TestHealthSurvivesRegistry: a list of the registry does not know health.
 func TestHealthSurvivesRegistry(t *testing.T) {
-	s, _ := fold(state{}, mesh.SetWorkload{Workload: instance("ratings-1", "10.0.0.1")}, mesh.SetHealth{Name: ratings1})
+	s, _ := fold(state{}, 0, mesh.SetWorkload{Workload: instance("ratings-1", "10.0.0.1")}, mesh.SetHealth{Name: ratings1})
 	relabelled := instance("ratings-1", "10.0.0.1")
 	relabelled.Labels = map[string]string{"app": "ratings", "version": "v2"}
-	s, _ = fold(s, mesh.SetWorkload{Workload: relabelled})
+	s, _ = fold(s, 0, mesh.SetWorkload{Workload: relabelled})
 	if s.Workloads.At(ratings1).Ready {
 		t.Error("a workload known not to answer is ready again after a change of its labels")
 	}
-	if s, _ = fold(s, mesh.SetWorkload{Workload: instance("ratings-1", "10.0.0.2")}); !s.Workloads.At(ratings1).Ready {
+	if s, _ = fold(s, 0, mesh.SetWorkload{Workload: instance("ratings-1", "10.0.0.2")}); !s.Workloads.At(ratings1).Ready {
 		t.Error("a new instance at another address does not start ready")
 	}
 }
 
 // TestLeft: who has left its federation is served by the identity it had, alone.
 func TestLeft(t *testing.T) {
-	s, _ := fold(state{}, append(allSynced(), trust("west", "east"), setService(ratings, nil), setExport(ratings, &mesh.Export{}), remote("west", ratings))...)
+	s, _ := fold(state{}, 0, append(allSynced(), trust("west", "east"), setService(ratings, nil), setExport(ratings, &mesh.Export{}), remote("west", ratings))...)
 	if got := len(s.Imports.At(ratings).Exporters); got != 2 {
 		t.Fatalf("%d exporters, want 2", got)
 	}
-	s, _ = fold(s, mesh.SetTrust{})
+	s, _ = fold(s, 0, mesh.SetTrust{})
 	if i := s.Imports.At(ratings); s.Trust != nil || s.Identity == nil || len(s.Identity.Members) != 1 || i == nil || len(i.Exporters) != 1 || i.Owner != "east" {
 		t.Errorf("alone: trust %v, identity %+v, import %+v; want the own export alone", s.Trust, s.Identity, s.Imports.At(ratings))
 	}
@@ -210,12 +210,22 @@ func plainOf(s *Snapshot) plain {
 func TestJoin(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		updates := allSynced()
-		s, _ := fold(state{}, updates...)
+		s, _ := fold(state{}, 0, updates...)
 		for range rapid.IntRange(1, 12).Draw(t, "steps") {
 			batch := rapid.SliceOfN(rapid.Custom(anyUpdate), 1, 3).Draw(t, "updates")
 			updates = append(updates, batch...)
-			s, _ = fold(s, batch...)
-			whole, _ := fold(state{}, updates...)
+			if most := rapid.IntRange(0, 2).Draw(t, "merged of a step"); most > 0 {
+				s, _ = fold(s, most, batch...)
+				for s.unmerged.Len() > 0 {
+					left := s.unmerged.Len()
+					if s, _ = fold(s, most); left-s.unmerged.Len() > most {
+						t.Fatalf("%d names merged in one step, at most %d wanted", left-s.unmerged.Len(), most)
+					}
+				}
+			} else {
+				s, _ = fold(s, 0, batch...)
+			}
+			whole, _ := fold(state{}, 0, updates...)
 			if diff := gocmp.Diff(plainOf(&whole.Snapshot), plainOf(&s.Snapshot), compare); diff != "" {
 				t.Fatalf("step by step is not like at once: -at once +step by step:\n%s", diff)
 			}

@@ -9,7 +9,6 @@ import (
 
 	"isthmus.dev/isthmus/config"
 	"isthmus.dev/isthmus/controlplane/allocate"
-	"isthmus.dev/isthmus/federation/clusterset"
 	"isthmus.dev/isthmus/mesh"
 )
 
@@ -220,68 +219,6 @@ func (f *folding) joinServing() {
 		}
 	}
 	s.Serving = serving.Map()
-}
-
-// joinImports merges the exports of the names that changed; of all names when the members did.
-func (f *folding) joinImports() {
-	s := &f.state
-	if f.trust {
-		for name := range s.Imports.Keys() {
-			f.imported[name] = true
-		}
-		for name, service := range s.Services.All() {
-			if service.Export != nil {
-				f.imported[name] = true
-			}
-		}
-		for _, c := range s.Remote {
-			for name := range c.Services {
-				f.imported[name] = true
-			}
-		}
-	}
-	imports := s.Imports.Edit()
-	for name := range f.imported {
-		i := clusterset.Merge(name, s.exporters(name))
-		old, had := imports.Get(name)
-		switch {
-		case i == nil:
-			imports.Drop(name)
-		case !had || !reflect.DeepEqual(old, i):
-			imports.Put(name, i)
-		default:
-			continue
-		}
-		f.examined[exportObject(name)] = true
-	}
-	s.Imports = imports.Map()
-}
-
-// exporters are those that export a service to this cluster and may, in document order.
-func (s *state) exporters(name mesh.ServiceName) []clusterset.Part {
-	if s.Identity == nil || name.Validate() != nil || mesh.CheckSNI(name.ClusterSetHost()) != nil {
-		return nil // no server name could carry it
-	}
-	var parts []clusterset.Part
-	for i := range s.Identity.Members {
-		m := &s.Identity.Members[i]
-		if !m.Grants(name.Namespace) {
-			continue
-		}
-		if m.Name == s.Identity.Self {
-			if service := s.Services.At(name); service != nil && service.Export != nil {
-				placed := s.Placements.At(name)
-				parts = append(parts, clusterset.Part{Cluster: m.Name, Region: m.Region, Local: service, Served: placed != nil && placed.Served})
-			}
-			continue
-		}
-		if c := s.Remote[m.Name]; c != nil {
-			if service := c.Services[name]; service != nil && mesh.Admits(service.To, s.Identity.Self) {
-				parts = append(parts, clusterset.Part{Cluster: m.Name, Region: m.Region, Remote: service, Served: service.Served})
-			}
-		}
-	}
-	return parts
 }
 
 // joinFindings gives objects what is wrong with them alone and among others.

@@ -111,6 +111,15 @@ func (o *Owner) Run(ctx context.Context) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
+		for o.state.unmerged.Len() > 0 {
+			select {
+			case b := <-o.in: // it does not wait for what is left
+				o.take(b.updates, time.Now())
+				close(b.done)
+			default:
+				o.publish(nil)
+			}
+		}
 		timer.Reset(o.wait(time.Now()))
 		select {
 		case <-ctx.Done():
@@ -179,7 +188,11 @@ func (o *Owner) tick(now time.Time) {
 }
 
 func (o *Owner) publish(updates []mesh.Update) {
-	next, changed := fold(o.state, updates...)
+	at := most
+	if !o.state.Ready {
+		at = 0 // nobody is served, so nobody waits
+	}
+	next, changed := fold(o.state, at, updates...)
 	o.state = next
 	o.snapshot.Store(&next.Snapshot)
 	if changed {

@@ -9,6 +9,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -96,26 +97,38 @@ func New(cfg Config) (*Server, error) {
 	return &Server{cfg: cfg, proxies: map[mesh.ProxyID]*proxy{}}, nil
 }
 
-// most is how many hosts are translated between two looks at the newest snapshot. A host takes about 0.1 ms, so that endpoint
-// changes wait for a few milliseconds at most while a peer's thousands of services arrive.
-const most = 32
+const (
+	// few is how many hosts are translated between two looks at the newest snapshot. A host takes about 0.1 ms: an
+	// endpoint that changes while a peer's thousands of services arrive waits for less than a millisecond.
+	few = 4
+	// pace is how often the streams are told meanwhile of what has been translated; of what is new they are told at once.
+	pace = 20 * time.Millisecond
+)
 
-// Run keeps the plan up to date until ctx ends; its error is then nil.
+// Run keeps the plan up to date until ctx ends; its error is then nil. The first plan is made whole: a proxy that comes
+// again must not take for gone what is only not translated yet.
 func (s *Server) Run(ctx context.Context) error {
-	plan := build.New(s.cfg.Options)
+	plan, most := build.New(s.cfg.Options), 0
+	var told time.Time
 	for range s.cfg.Watch(ctx) {
 		for ctx.Err() == nil {
 			snapshot := s.cfg.Snapshot()
 			if !snapshot.Ready {
 				break
 			}
+			news := !plan.Of(snapshot)
 			next := plan.Advance(snapshot, most)
 			s.plan.Store(&next)
-			plan = next
-			s.planned.Ring()
-			if plan.Behind() == 0 {
+			plan, most = next, few
+			done := plan.Behind() == 0
+			if now := s.cfg.Now(); news || done || now.Sub(told) >= pace {
+				s.planned.Ring()
+				told = now
+			}
+			if done {
 				break
 			}
+			runtime.Gosched() // to those who were told, and to whoever has something newer
 		}
 	}
 	return nil

@@ -11,8 +11,8 @@ import (
 func ServerOptions() []grpc.ServerOption {
 	return []grpc.ServerOption{
 		grpc.MaxRecvMsgSize(MaxMessage), grpc.ForceServerCodecV2(encoded{encoding.GetCodecV2(proto.Name)}),
-		// Clients are many, say little and are silent most of the time: 32 KiB each way, for each of them, is gRPC's default.
-		grpc.ReadBufferSize(readBuffer), grpc.SharedWriteBuffer(true),
+		// Clients are many, say little and are silent most of the time: 32 KiB for each of them is gRPC's default.
+		grpc.ReadBufferSize(readBuffer),
 	}
 }
 

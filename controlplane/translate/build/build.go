@@ -46,9 +46,9 @@ type Plan struct {
 	layers    layers
 	gateway   xds.State
 	tcp       int // exported services with a TCP port
-	// behind are hosts that changed and are not built yet.
-	behind hostSet
-	work   Work
+	// behind are hosts that changed and are not built yet; later those of them whose rules name others.
+	behind, later hostSet
+	work          Work
 }
 
 type hostSet = pmap.Map[mesh.Host, struct{}]
@@ -69,7 +69,10 @@ func (p Plan) Serves() bool { return p.seen != nil && p.seen.Identity != nil }
 func (p Plan) Step(s *world.Snapshot) Plan { return p.Advance(s, 0) }
 
 // Behind is the number of hosts that changed and are not translated yet.
-func (p Plan) Behind() int { return p.behind.Len() }
+func (p Plan) Behind() int { return p.behind.Len() + p.later.Len() }
+
+// Of tells whether p was made from a snapshot, though some of its hosts may be left behind.
+func (p Plan) Of(s *world.Snapshot) bool { return p.seen == s }
 
 // Work is what has been computed.
 func (p Plan) Work() Work { return p.work }
