@@ -332,3 +332,20 @@ func TestEndpointChurnDoesNotStarveRemovals(t *testing.T) {
 	p.ack("", ClusterType)
 	p.update("endpoints in flight, a cluster goes", stateOf("c:a=1", "e:a=2"), "Cluster -b")
 }
+
+// TestWhatIsInUseGoesFirst: among hundreds of new endpoints there is one change of what the client has.
+func TestWhatIsInUseGoesFirst(t *testing.T) {
+	p := newScript(t, Config{MaxResources: 3})
+	p.ask("", EndpointType, []string{Wildcard})
+	p.update("", stateOf("e:used=1"), "ClusterLoadAssignment used=1")
+	p.ack("", EndpointType)
+	state := stateOf("e:used=2")
+	var many []Resource
+	for i := range 500 {
+		many = append(many, res(EndpointType, fmt.Sprintf("new%d", i), "1"))
+	}
+	got := p.s.Update(state.Apply(EndpointType, many, nil))
+	if len(got) != 1 || !strings.Contains(said(got)[0], " used=2") {
+		t.Errorf("sent first: %v, want used=2 among them", said(got))
+	}
+}

@@ -103,3 +103,24 @@ func BenchmarkWith(b *testing.B) {
 		whole = whole.With(map[int]*int{i % len(values): &v})
 	}
 }
+
+// TestLeaves: the pieces of a map are the map, and a key is in the piece that LeafOf gives.
+func TestLeaves(t *testing.T) {
+	for _, n := range []int{0, 1, 47, 48, 49, 3000} {
+		m := Map[int, int]{}
+		for i := range n {
+			m = m.With(map[int]*int{i: &i})
+		}
+		seen := map[int]int{}
+		for i := range m.Leaves() {
+			for k, v := range m.Leaf(i) {
+				if seen[k]++; *v != k || m.LeafOf(k) != i {
+					t.Fatalf("%d keys: %d in piece %d, LeafOf says %d", n, k, i, m.LeafOf(k))
+				}
+			}
+		}
+		if len(seen) != n || m.Len() != n {
+			t.Errorf("%d keys in the pieces of a map of %d, Len %d", len(seen), n, m.Len())
+		}
+	}
+}
