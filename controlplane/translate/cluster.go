@@ -102,16 +102,16 @@ func emptyCluster(name string) *clusterv3.Cluster {
 }
 
 // upstreamTLS sets the transport sockets of c: one for each cluster that serves the host, chosen by the endpoint's
-// metadata, each accepting exactly the identities that cluster serves the host with.
+// metadata, each accepting exactly the identities that cluster serves the host with. Those that have just gone stay for a
+// while, so that Envoy does not build the cluster anew at the moment when its endpoints go (see world, linger.go).
 func upstreamTLS(c *clusterv3.Cluster, h *Host, p mesh.Port) {
-	for i := range h.Exporters {
-		e := &h.Exporters[i]
+	for _, cluster := range h.servers() {
 		c.TransportSocketMatches = append(c.TransportSocketMatches, &clusterv3.Cluster_TransportSocketMatch{
-			Name: string(e.Cluster),
+			Name: string(cluster),
 			Match: &structpb.Struct{Fields: map[string]*structpb.Value{
-				"cluster": structpb.NewStringValue(string(e.Cluster)),
+				"cluster": structpb.NewStringValue(string(cluster)),
 			}},
-			TransportSocket: transportSocket(upstreamContext(h.identities(e), p.Protocol.IsHTTP())),
+			TransportSocket: transportSocket(upstreamContext(h.identities(cluster), p.Protocol.IsHTTP())),
 		})
 	}
 	// An endpoint without metadata matches nothing: it must not be sent clear text.

@@ -41,7 +41,9 @@ type Host struct {
 	Own []*mesh.HostRules
 	// Producer are the owner's rules, where that is another cluster.
 	Producer *mesh.ProducerRules
-	Self     Self
+	// Lingering served it until a moment ago: the Envoy cluster keeps them, the endpoints do not.
+	Lingering mesh.Lingering
+	Self      Self
 }
 
 // Exporter is one cluster's part of a host.
@@ -54,22 +56,31 @@ type Exporter struct {
 }
 
 // LocalHost is the local name of a service of this cluster.
-func LocalHost(self Self, service *mesh.Service, backends *mesh.Backends, rules *mesh.HostRules, vip netip.Addr) *Host {
+func LocalHost(self Self, service *mesh.Service, backends *mesh.Backends, lingering *mesh.Lingering, rules *mesh.HostRules, vip netip.Addr) *Host {
 	e := Exporter{Exporter: mesh.Exporter{Cluster: self.Cluster, Region: self.Region, Local: service}, Backends: backends, Reachable: true}
 	for _, p := range service.Ports {
 		e.Ports = append(e.Ports, p.Number)
 	}
-	return &Host{
+	h := &Host{
 		Name: service.Name.LocalHost(), Service: service.Name, VIP: vip, Ports: service.Ports, Exporters: []Exporter{e},
 		Owner: self.Cluster, Own: some(rules), Self: self,
 	}
+	if lingering != nil {
+		if accounts, ok := (*lingering)[self.Cluster]; ok {
+			h.Lingering = mesh.Lingering{self.Cluster: accounts}
+		}
+	}
+	return h
 }
 
 // SetHost is the clusterset name of an import. Set and local are the rules for the two names; t says who has a gateway.
-func SetHost(self Self, i *mesh.Import, backends *mesh.Backends, set, local *mesh.HostRules, vip netip.Addr, t *mesh.Trust) *Host {
+func SetHost(self Self, i *mesh.Import, backends *mesh.Backends, lingering *mesh.Lingering, set, local *mesh.HostRules, vip netip.Addr, t *mesh.Trust) *Host {
 	h := &Host{
 		Name: i.Service.ClusterSetHost(), Service: i.Service, ClusterSet: true, VIP: vip, Ports: i.Ports, Owner: i.Owner,
 		Own: some(set, local), Self: self,
+	}
+	if lingering != nil {
+		h.Lingering = *lingering
 	}
 	for _, from := range i.Exporters {
 		e := Exporter{Exporter: from}
@@ -100,15 +111,30 @@ func (h *Host) Port(number uint32) (mesh.Port, bool) {
 	return mesh.Port{}, false
 }
 
-// Identities are the SPIFFE IDs that may serve the part of a host that e has, sorted.
-func (h *Host) identities(e *Exporter) []string {
-	td := mesh.TrustDomainOf(e.Cluster, h.Self.Federation)
-	var accounts []string
-	switch {
-	case e.Backends != nil:
-		accounts = e.Backends.Accounts
-	case e.Remote != nil:
-		accounts = e.Remote.Identities
+// servers are the clusters that serve a host, or did until a moment ago, sorted.
+func (h *Host) servers() []mesh.ClusterName {
+	found := map[mesh.ClusterName]bool{}
+	for i := range h.Exporters {
+		found[h.Exporters[i].Cluster] = true
+	}
+	for cluster := range h.Lingering {
+		found[cluster] = true
+	}
+	return slices.Sorted(maps.Keys(found))
+}
+
+// identities are the SPIFFE IDs that may serve the part of a host that a cluster has, or did until a moment ago, sorted.
+func (h *Host) identities(cluster mesh.ClusterName) []string {
+	td := mesh.TrustDomainOf(cluster, h.Self.Federation)
+	accounts := slices.Clone(h.Lingering[cluster])
+	for i := range h.Exporters {
+		switch e := &h.Exporters[i]; {
+		case e.Cluster != cluster:
+		case e.Backends != nil:
+			accounts = append(accounts, e.Backends.Accounts...)
+		case e.Remote != nil:
+			accounts = append(accounts, e.Remote.Identities...)
+		}
 	}
 	ids := map[string]bool{}
 	for _, account := range accounts {

@@ -23,6 +23,8 @@ type state struct {
 	// zones counts the workloads of each.
 	zones  pmap.Map[string, int]
 	synced map[mesh.Source]bool
+	// left are the servers that have gone and are not forgotten yet.
+	left pmap.Map[mesh.ServiceName, leavers]
 	// unmerged are names of the clusterset that are still to be merged anew.
 	unmerged set[mesh.ServiceName]
 }

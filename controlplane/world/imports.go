@@ -1,7 +1,9 @@
 package world
 
 import (
+	"maps"
 	"reflect"
+	"slices"
 
 	"isthmus.dev/isthmus/federation/clusterset"
 	"isthmus.dev/isthmus/mesh"
@@ -13,8 +15,8 @@ import (
 const most = 256
 
 // joinImports merges the exports of names that changed; of all names when the members did. Those that are more than
-// f.most stay behind.
-func (f *folding) joinImports() {
+// f.most stay behind; those that were merged are given.
+func (f *folding) joinImports() map[mesh.ServiceName]bool {
 	s := &f.state
 	behind := s.unmerged.Edit()
 	changed := func(name mesh.ServiceName) { behind.Put(name, present) }
@@ -36,13 +38,13 @@ func (f *folding) joinImports() {
 	for name := range f.imported {
 		changed(name)
 	}
-	var done []mesh.ServiceName
+	done := map[mesh.ServiceName]bool{}
 	imports := s.Imports.Edit()
 	for name := range behind.Map().Keys() {
 		if f.most > 0 && len(done) == f.most {
 			break
 		}
-		done = append(done, name)
+		done[name] = true
 		i := clusterset.Merge(name, s.exporters(name))
 		old, had := imports.Get(name)
 		switch {
@@ -56,7 +58,8 @@ func (f *folding) joinImports() {
 		f.examined[exportObject(name)] = true
 	}
 	s.Imports = imports.Map()
-	s.unmerged = behind.Map().With(nil, done...)
+	s.unmerged = behind.Map().With(nil, slices.Collect(maps.Keys(done))...)
+	return done
 }
 
 // exporters are those that export a service to this cluster and may, in document order.

@@ -21,7 +21,7 @@ func (f *folding) finish() (state, bool) {
 	s.services, s.workloads = f.services.close(), f.workloads.close()
 	f.joinBackends()
 	f.joinServing()
-	f.joinImports()
+	f.joinLingering(f.touched, f.joinImports())
 	f.joinFindings()
 	if zones := f.zones.Map(); !zones.Same(s.zones) {
 		s.zones = zones
@@ -53,7 +53,7 @@ func identity(trust, last *mesh.Trust) *mesh.Trust {
 func (f *folding) changed() bool {
 	a, b := &f.old.Snapshot, &f.state.Snapshot
 	same := a.Services.Same(b.Services) && a.Workloads.Same(b.Workloads) && a.Backends.Same(b.Backends) && a.Serving.Same(b.Serving) &&
-		a.Imports.Same(b.Imports) && a.Rules.Same(b.Rules) && a.Findings.Same(b.Findings) && a.VIPs.Same(b.VIPs) &&
+		a.Imports.Same(b.Imports) && a.Lingering.Same(b.Lingering) && a.Rules.Same(b.Rules) && a.Findings.Same(b.Findings) && a.VIPs.Same(b.VIPs) &&
 		a.Placements.Same(b.Placements) && slices.Equal(a.Zones, b.Zones) && a.Ready == b.Ready
 	return !same || f.trust
 }

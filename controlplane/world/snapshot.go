@@ -22,6 +22,8 @@ type Snapshot struct {
 	Serving  pmap.Map[mesh.WorkloadName, mesh.Serving]
 	// Imports are the services of the clusterset, merged over their exporters.
 	Imports pmap.Map[mesh.ServiceName, mesh.Import]
+	// Lingering are the servers that have just gone, of each service that has any.
+	Lingering pmap.Map[mesh.ServiceName, mesh.Lingering]
 	// Rules are this cluster's, by each host they name.
 	Rules pmap.Map[mesh.Host, mesh.HostRules]
 	// Findings are those about each object alone, and those that show only among others (an export without a service).

@@ -61,6 +61,8 @@ type Owner struct {
 	// pending is configuration that waits to be published, due at pendingAt, at the latest at pendingBy.
 	pending              []mesh.Update
 	pendingAt, pendingBy time.Time
+	// passAt is when a second has passed for those that linger; zero: nobody does.
+	passAt time.Time
 }
 
 // batch is what one Send carries; done is closed when it has been taken in.
@@ -135,10 +137,14 @@ func (o *Owner) Run(ctx context.Context) error {
 
 // wait is the time until tick has something to do.
 func (o *Owner) wait(now time.Time) time.Duration {
-	if len(o.pending) == 0 {
-		return time.Hour
+	wait := time.Hour
+	if len(o.pending) > 0 {
+		wait = o.pendingAt.Sub(now)
 	}
-	return o.pendingAt.Sub(now)
+	if !o.passAt.IsZero() {
+		wait = min(wait, o.passAt.Sub(now))
+	}
+	return wait
 }
 
 // take folds a batch at once, or puts it off if it is nothing but configuration.
@@ -178,8 +184,12 @@ func onlyConfiguration(updates []mesh.Update) bool {
 	return len(updates) > 0
 }
 
-// tick publishes configuration that has waited.
+// tick publishes configuration that has waited, and lets time pass for those that linger.
 func (o *Owner) tick(now time.Time) {
+	if !o.passAt.IsZero() && !now.Before(o.passAt) {
+		o.passAt = time.Time{}
+		o.store(pass(o.state))
+	}
 	if len(o.pending) > 0 && !now.Before(o.pendingAt) {
 		pending := o.pending
 		o.pending = nil
@@ -192,9 +202,15 @@ func (o *Owner) publish(updates []mesh.Update) {
 	if !o.state.Ready {
 		at = 0 // nobody is served, so nobody waits
 	}
-	next, changed := fold(o.state, at, updates...)
+	o.store(fold(o.state, at, updates...))
+}
+
+func (o *Owner) store(next state, changed bool) {
 	o.state = next
 	o.snapshot.Store(&next.Snapshot)
+	if o.passAt.IsZero() && next.left.Len() > 0 {
+		o.passAt = time.Now().Add(time.Second)
+	}
 	if changed {
 		o.changed.Ring()
 	}

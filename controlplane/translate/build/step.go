@@ -77,6 +77,10 @@ func (st *step) mark() {
 	for host := range pmap.Diff(st.old.VIPs, st.new.VIPs) {
 		changed(host)
 	}
+	for name := range pmap.Diff(st.old.Lingering, st.new.Lingering) {
+		changed(name.LocalHost())
+		changed(name.ClusterSetHost())
+	}
 	for host := range pmap.Diff(st.old.Rules, st.new.Rules) {
 		changed(host)
 		if name, set, ok := mesh.ParseHost(host); ok && !set { // rules for the local name govern the other too
@@ -251,12 +255,12 @@ func (st *step) make(host mesh.Host) *translate.Host {
 	}
 	if !set {
 		if service := s.Services.At(name); service != nil {
-			return translate.LocalHost(st.self, service, s.Backends.At(name), s.Rules.At(host), s.VIP(host))
+			return translate.LocalHost(st.self, service, s.Backends.At(name), s.Lingering.At(name), s.Rules.At(host), s.VIP(host))
 		}
 		return nil
 	}
 	if i := s.Imports.At(name); i != nil {
-		return translate.SetHost(st.self, i, s.Backends.At(name), s.Rules.At(host), s.Rules.At(name.LocalHost()), s.VIP(host), s.Identity)
+		return translate.SetHost(st.self, i, s.Backends.At(name), s.Lingering.At(name), s.Rules.At(host), s.Rules.At(name.LocalHost()), s.VIP(host), s.Identity)
 	}
 	return nil
 }
@@ -264,7 +268,7 @@ func (st *step) make(host mesh.Host) *translate.Host {
 // sameShape tells whether two forms of a host differ in nothing but endpoints.
 func sameShape(a, b *translate.Host) bool {
 	if a.VIP != b.VIP || a.Owner != b.Owner || a.Producer != b.Producer || a.Self != b.Self || len(a.Exporters) != len(b.Exporters) ||
-		!slices.Equal(a.Ports, b.Ports) || !slices.Equal(a.Own, b.Own) {
+		!slices.Equal(a.Ports, b.Ports) || !slices.Equal(a.Own, b.Own) || !reflect.DeepEqual(a.Lingering, b.Lingering) {
 		return false
 	}
 	for i := range a.Exporters {
