@@ -29,6 +29,8 @@ type Result struct {
 	Seconds     float64         `json:"seconds"`
 	FirstError  *string         `json:"firstError"`
 	FirstAnswer json.RawMessage `json:"firstAnswer"`
+	// FirstErrorSeconds is when the request of FirstError was due, from the first one's start.
+	FirstErrorSeconds *float64 `json:"firstErrorSeconds"`
 }
 
 // outcome is what came of one request.
@@ -38,6 +40,7 @@ type outcome struct {
 	reason  string  // why it failed
 	answer  *origin // nil where it was not the shop that answered
 	raw     json.RawMessage
+	due     time.Duration // since the first request's start
 	latency time.Duration
 }
 
@@ -81,7 +84,8 @@ func (t *tally) add(o outcome) {
 	if o.failed {
 		r.Failed++
 		if r.FirstError == nil {
-			r.FirstError = &o.reason
+			due := o.due.Seconds()
+			r.FirstError, r.FirstErrorSeconds = &o.reason, &due
 		}
 	}
 	if o.answer == nil {

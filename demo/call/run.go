@@ -57,7 +57,7 @@ func Run(ctx context.Context, config Config) (Result, error) {
 		if config.RPS > 0 {
 			openLoop(ctx, config, c, begin, outcomes)
 		} else {
-			closedLoop(ctx, config, c, outcomes)
+			closedLoop(ctx, config, c, begin, outcomes)
 		}
 	}()
 	sum := newTally()
@@ -68,13 +68,13 @@ func Run(ctx context.Context, config Config) (Result, error) {
 }
 
 // closedLoop keeps Concurrency requests under way: each begins when another one ended.
-func closedLoop(ctx context.Context, config Config, c client, outcomes chan<- outcome) {
+func closedLoop(ctx context.Context, config Config, c client, begin time.Time, outcomes chan<- outcome) {
 	var next atomic.Int64
 	var lanes sync.WaitGroup
 	for lane := range min(config.Concurrency, config.Count) {
 		lanes.Go(func() {
 			for next.Add(1) <= int64(config.Count) && ctx.Err() == nil {
-				send(ctx, config, c, lane, time.Now(), outcomes)
+				send(ctx, config, c, lane, begin, time.Now(), outcomes)
 			}
 		})
 	}
@@ -103,18 +103,18 @@ func openLoop(ctx context.Context, config Config, c client, begin time.Time, out
 		}
 		requests.Go(func() {
 			defer func() { <-inFlight }()
-			send(ctx, config, c, i%config.Concurrency, due, outcomes)
+			send(ctx, config, c, i%config.Concurrency, begin, due, outcomes)
 		})
 	}
 }
 
 // send makes one request that was due at a moment and reports it, unless ctx ended meanwhile: then nobody knows what
 // would have come of it.
-func send(ctx context.Context, config Config, c client, lane int, due time.Time, outcomes chan<- outcome) {
+func send(ctx context.Context, config Config, c client, lane int, begin, due time.Time, outcomes chan<- outcome) {
 	request, cancel := context.WithTimeout(ctx, config.timeout())
 	defer cancel()
 	o := c.do(request, lane)
-	o.latency = time.Since(due)
+	o.due, o.latency = due.Sub(begin), time.Since(due)
 	if ctx.Err() == nil {
 		outcomes <- o
 	}

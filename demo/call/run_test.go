@@ -259,7 +259,7 @@ func TestAnswersOfOtherProgramsCountByCodeOnly(t *testing.T) {
 		t.Errorf("result %+v, want 3 times 200 and nothing else", got)
 	}
 	document, err := json.Marshal(got)
-	if err != nil || !strings.Contains(string(document), `"firstError":null,"firstAnswer":null`) || !strings.Contains(string(document), `"byZone":{}`) {
+	if err != nil || !strings.Contains(string(document), `"firstError":null,"firstAnswer":null,"firstErrorSeconds":null`) || !strings.Contains(string(document), `"byZone":{}`) {
 		t.Errorf("document %s, %v", document, err)
 	}
 }
@@ -406,5 +406,15 @@ func TestQuantilesAreNearestRank(t *testing.T) {
 		if got.P50Ms != tc.p50 || got.P90Ms != tc.p90 || got.P99Ms != tc.p99 || got.MaxMs != tc.most {
 			t.Errorf("1..%d ms: p50 %v, p90 %v, p99 %v, max %v; want %v", tc.n, got.P50Ms, got.P90Ms, got.P99Ms, got.MaxMs, fmt.Sprint(tc))
 		}
+	}
+}
+
+func TestTheFirstErrorHasItsTime(t *testing.T) {
+	sum := newTally()
+	for i, failed := range []bool{false, true, true} {
+		sum.add(outcome{code: "x", failed: failed, due: time.Duration(i) * time.Second})
+	}
+	if got := sum.finish(time.Second); got.FirstErrorSeconds == nil || *got.FirstErrorSeconds != 1 {
+		t.Errorf("got %v, want 1 s: when the second request was due", got.FirstErrorSeconds)
 	}
 }
