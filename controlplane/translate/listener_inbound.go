@@ -161,8 +161,9 @@ func inboundHTTP(p *appPort) []*listenerv3.Filter {
 	m.ForwardClientCertDetails = hcmv3.HttpConnectionManager_SANITIZE_SET
 	m.SetCurrentClientCertDetails = &hcmv3.HttpConnectionManager_SetCurrentClientCertDetails{Uri: true}
 	m.LocalReplyConfig = &hcmv3.LocalReplyConfig{Mappers: []*hcmv3.ResponseMapper{
-		marked("UF", unreachedHeader), // could not connect
-		marked("UC", cutHeader),       // the connection ended under the request
+		marked(flagged("UF"), unreachedHeader), // could not connect
+		marked(flagged("UC"), cutHeader),       // the connection ended under the request
+		marked(refused(), unreachedHeader),     // the caller does not know yet what is exported to it: others may serve it
 	}}
 	m.HttpFilters = []*hcmv3.HttpFilter{
 		httpFilter(setStateFilter, &httpstatev3.Config{OnRequestHeaders: setPeer()}),
@@ -173,17 +174,33 @@ func inboundHTTP(p *appPort) []*listenerv3.Filter {
 	return []*listenerv3.Filter{filter("envoy.filters.network.http_connection_manager", m)}
 }
 
-// marked adds a header to the answers that Envoy makes itself for a reason, given as its response flag.
-func marked(flag, header string) *hcmv3.ResponseMapper {
+// marked adds a header to the answers that Envoy makes itself for a reason.
+func marked(reason *accesslogv3.AccessLogFilter, header string) *hcmv3.ResponseMapper {
 	return &hcmv3.ResponseMapper{
-		Filter: &accesslogv3.AccessLogFilter{FilterSpecifier: &accesslogv3.AccessLogFilter_ResponseFlagFilter{
-			ResponseFlagFilter: &accesslogv3.ResponseFlagFilter{Flags: []string{flag}},
-		}},
+		Filter: reason,
 		HeadersToAdd: []*corev3.HeaderValueOption{{
 			Header:       &corev3.HeaderValue{Key: header, Value: "1"},
 			AppendAction: corev3.HeaderValueOption_OVERWRITE_IF_EXISTS_OR_ADD,
 		}},
 	}
+}
+
+// flagged is a reason that Envoy names with a response flag.
+func flagged(flag string) *accesslogv3.AccessLogFilter {
+	return &accesslogv3.AccessLogFilter{FilterSpecifier: &accesslogv3.AccessLogFilter_ResponseFlagFilter{
+		ResponseFlagFilter: &accesslogv3.ResponseFlagFilter{Flags: []string{flag}},
+	}}
+}
+
+// refused is that the caller may not call: of the answers that Envoy makes itself, the only ones with status 403.
+func refused() *accesslogv3.AccessLogFilter {
+	return &accesslogv3.AccessLogFilter{FilterSpecifier: &accesslogv3.AccessLogFilter_StatusCodeFilter{
+		StatusCodeFilter: &accesslogv3.StatusCodeFilter{Comparison: &accesslogv3.ComparisonFilter{
+			Op: accesslogv3.ComparisonFilter_EQ,
+			// Nobody sets the runtime's key, which Envoy wants to have a name.
+			Value: &corev3.RuntimeUInt32{DefaultValue: 403, RuntimeKey: "isthmus.refused"},
+		}},
+	}}
 }
 
 // inboundRoutes sends everything to the application, from whom may call it. It arrives by RDS, so that a revocation

@@ -51,8 +51,9 @@ const (
 	connectBackoffTo = 200 * time.Millisecond
 )
 
-// unreachedHeader marks an answer that a server sidecar made because it could not reach its application: the request
-// was not seen by it, so that any method may be retried. Sidecars strip it from what applications send.
+// unreachedHeader marks an answer that a server sidecar made because it could not reach its application, or did not admit
+// the caller: the request was not seen by the application, so that any method may be retried. Sidecars strip it from what
+// applications send.
 const unreachedHeader = "x-isthmus-unreached"
 
 // cutHeader marks one that it made because the application went away under the request: an idempotent one is repeated
