@@ -172,6 +172,8 @@ type calls struct {
 	Seconds     float64        `json:"seconds"`
 	FirstError  *string        `json:"firstError"`
 	FirstAnswer *answer        `json:"firstAnswer"`
+	// FirstErrorSeconds is when the request of FirstError was due.
+	FirstErrorSeconds *float64 `json:"firstErrorSeconds"`
 }
 
 type answer struct {
@@ -187,7 +189,7 @@ type answer struct {
 func (c calls) String() string {
 	first := ""
 	if c.FirstError != nil {
-		first = *c.FirstError
+		first = fmt.Sprintf("%s (%.2f s after the first request)", *c.FirstError, *c.FirstErrorSeconds)
 	}
 	return fmt.Sprintf("%d requests, %d failed, codes %v, clusters %v, instances %v, slowest %.0f ms, first error %q",
 		c.Requests, c.Failed, c.ByCode, c.ByCluster, c.ByInstance, c.MaxMs, first)

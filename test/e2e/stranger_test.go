@@ -68,6 +68,8 @@ func play(role string, args []string) error {
 		return playHTTP(role, args)
 	case "busy":
 		return playBusy()
+	case "spin":
+		return playSpin()
 	case "hostile":
 		return playHostile(args)
 	case "flood":

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -227,21 +228,9 @@ func (d *demo) counters(t *testing.T, service string) map[string]map[string]int 
 // envoyCounters asks the Envoy of a sidecar or gateway for the statistics that match filter.
 func (d *demo) envoyCounters(t *testing.T, c demoCluster, instance, filter string) map[string]int {
 	t.Helper()
-	socket := filepath.Join(filepath.Dir(c.Admin), "proxy", instance, "agent.sock")
-	client := http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{
-		DisableKeepAlives: true,
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return (&net.Dialer{}).DialContext(ctx, "unix", socket)
-		},
-	}}
-	reply, err := client.Get("http://agent/stats?filter=" + url.QueryEscape(filter))
+	text, err := envoyPage(c, instance, "/stats?filter="+url.QueryEscape(filter))
 	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = reply.Body.Close() }()
-	text, err := io.ReadAll(reply.Body)
-	if err != nil || reply.StatusCode != http.StatusOK {
-		t.Fatalf("statistics of %s/%s: %s %v\n%s", c.Name, instance, reply.Status, err, text)
+		t.Fatalf("statistics of %s/%s: %v", c.Name, instance, err)
 	}
 	counters := map[string]int{}
 	for line := range strings.Lines(string(text)) {
@@ -251,6 +240,27 @@ func (d *demo) envoyCounters(t *testing.T, c demoCluster, instance, filter strin
 		}
 	}
 	return counters
+}
+
+// envoyPage asks the Envoy of a sidecar or gateway for a page of its admin.
+func envoyPage(c demoCluster, instance, page string) ([]byte, error) {
+	socket := filepath.Join(filepath.Dir(c.Admin), "proxy", instance, "agent.sock")
+	client := http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, "unix", socket)
+		},
+	}}
+	reply, err := client.Get("http://agent" + page)
+	if err != nil {
+		return nil, err
+	}
+	text, err := io.ReadAll(reply.Body)
+	err = errors.Join(err, reply.Body.Close())
+	if err == nil && reply.StatusCode != http.StatusOK {
+		err = fmt.Errorf("%s: %s", reply.Status, text)
+	}
+	return text, err
 }
 
 // everyReviewIs routes all of reviews to one version.
