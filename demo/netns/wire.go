@@ -76,7 +76,7 @@ func (l *Link) AddNode(cluster string, address, pods netip.Prefix) (*Node, error
 	}
 	node := &Node{Namespace: ns, pods: pods}
 	err = errors.Join(
-		l.plug(LinkBridge, Port(cluster), ns),
+		l.plug(LinkBridge, Port(cluster), ns, nil),
 		ns.configure(uplink, address, netip.Addr{}),
 		ns.addBridge(podBridge, pods),
 		ns.masquerade(pods.Masked()),
@@ -96,7 +96,7 @@ func (n *Node) AddPod(address netip.Addr) (*Namespace, error) {
 		return nil, fmt.Errorf("pod %s: %w", address, err)
 	}
 	err = errors.Join(
-		n.plug(podBridge, podPort(address), ns),
+		n.plug(podBridge, podPort(address), ns, podMAC(address)),
 		ns.configure(uplink, netip.PrefixFrom(address, n.pods.Bits()), n.pods.Addr()),
 	)
 	if err != nil {
@@ -125,6 +125,13 @@ func (n *Node) RemovePod(address netip.Addr) error {
 func podPort(address netip.Addr) string {
 	b := address.As4()
 	return fmt.Sprintf("p-%d-%d", b[2], b[3])
+}
+
+// podMAC is the same for every pod that gets an address. Its neighbours keep what they know of an address for up to half a
+// minute, and until then they would send to the pod that had it before. It is locally administered (RFC 7042 §2.1).
+func podMAC(address netip.Addr) net.HardwareAddr {
+	b := address.As4()
+	return net.HardwareAddr{0x02, 0, b[0], b[1], b[2], b[3]}
 }
 
 // Cut drops every packet of a cluster on the link, both ways and in silence.
@@ -249,17 +256,19 @@ func (n *Namespace) addBridge(name string, address netip.Prefix) error {
 	})
 }
 
-// plug lays a cable from a port on the bridge to the uplink of another namespace.
-func (n *Namespace) plug(bridge, port string, other *Namespace) error {
+// plug lays a cable from a port on the bridge to the uplink of another namespace, which has the hardware address mac; nil is
+// a random one.
+func (n *Namespace) plug(bridge, port string, other *Namespace, mac net.HardwareAddr) error {
 	return n.links(func(h *netlink.Handle) error {
 		master, err := h.LinkByName(bridge)
 		if err != nil {
 			return fmt.Errorf("find bridge %s: %w", bridge, err)
 		}
 		veth := &netlink.Veth{
-			LinkAttrs:     netlink.LinkAttrs{Name: port, MasterIndex: master.Attrs().Index, Flags: net.FlagUp},
-			PeerName:      uplink,
-			PeerNamespace: netlink.NsFd(other.FD()),
+			LinkAttrs:        netlink.LinkAttrs{Name: port, MasterIndex: master.Attrs().Index, Flags: net.FlagUp},
+			PeerName:         uplink,
+			PeerHardwareAddr: mac,
+			PeerNamespace:    netlink.NsFd(other.FD()),
 		}
 		if err := h.LinkAdd(veth); err != nil {
 			return fmt.Errorf("add veth %s: %w", port, err)
