@@ -1,9 +1,6 @@
 package config
 
 import (
-	"net/netip"
-	"strings"
-
 	istio "istio.io/api/networking/v1alpha3"
 
 	"isthmus.dev/isthmus/mesh"
@@ -32,36 +29,10 @@ func makeWorkload(m *maker) {
 		m.bad = true
 		return
 	}
-	w := &mesh.Workload{
-		Name:           mesh.WorkloadName{Namespace: m.item.Namespace, Name: m.item.Name},
-		ServiceAccount: spec.ServiceAccount,
-		Ports:          spec.Ports,
-		Labels:         spec.Labels,
-		Ready:          true,
-	}
-	if w.ServiceAccount == "" {
-		w.ServiceAccount = DefaultAccount
-	}
-	if !mesh.IsSubdomain(w.ServiceAccount) {
-		m.invalid([]any{"spec", "serviceAccount"}, "service account %q is not a DNS-1123 name", w.ServiceAccount)
-	}
-	addr, err := netip.ParseAddr(spec.Address)
-	if err != nil || !addr.Is4() || addr.IsUnspecified() || addr.IsLoopback() || addr.IsMulticast() {
-		m.invalid([]any{"spec", "address"}, "address %q is not a workload's IPv4 address", spec.Address)
-	}
-	w.Address = addr
-	for name, n := range spec.Ports {
-		if n < 1 || n > 65535 {
-			m.invalid([]any{"spec", "ports", name}, "port %d is not in 1..65535", n)
-		}
-	}
-	// Istio writes region/zone/subzone; the region is the federation document's affair.
-	parts := strings.Split(spec.Locality, "/")
-	if len(parts) > 1 {
-		w.Zone = parts[1]
-	}
-	if len(parts) > 3 || len(spec.Locality) > 253 {
-		m.invalid([]any{"spec", "locality"}, "locality %q is not region/zone", spec.Locality)
+	e := entry{address: spec.Address, account: spec.ServiceAccount, locality: spec.Locality, ports: spec.Ports, labels: spec.Labels}
+	w, faults := e.workload(mesh.WorkloadName{Namespace: m.item.Namespace, Name: m.item.Name})
+	for _, f := range faults {
+		m.invalid(f.steps, "%s", f.message)
 	}
 	m.item.workload = w
 }

@@ -49,7 +49,7 @@ func (id SPIFFEID) Workload() (namespace, account string, ok bool) {
 // domain is not one label below f.
 func (id SPIFFEID) Cluster(f FederationName) (ClusterName, bool) {
 	c, found := strings.CutSuffix(string(id.TrustDomain), "."+string(f))
-	return ClusterName(c), found && label.MatchString(c)
+	return ClusterName(c), found && IsLabel(c)
 }
 
 // ParseSPIFFEID parses the strict form this project issues: scheme "spiffe",
@@ -69,7 +69,7 @@ func ParseSPIFFEID(s string) (SPIFFEID, error) {
 		return SPIFFEID{}, fmt.Errorf("identity %q has no path", s)
 	}
 	for _, l := range strings.Split(host, ".") {
-		if !label.MatchString(l) {
+		if !IsLabel(l) {
 			return SPIFFEID{}, fmt.Errorf("identity %q: trust domain %q is not a lower-case DNS name", s, host)
 		}
 	}
@@ -79,7 +79,7 @@ func ParseSPIFFEID(s string) (SPIFFEID, error) {
 		return id, nil
 	}
 	ns, sa, ok := id.Workload()
-	if !ok || !label.MatchString(ns) || !IsSubdomain(sa) {
+	if !ok || !IsLabel(ns) || !IsSubdomain(sa) {
 		return SPIFFEID{}, fmt.Errorf("identity %q: path is not /ns/<namespace>/sa/<account>", s)
 	}
 	return id, nil
@@ -91,8 +91,8 @@ func IsSubdomain(s string) bool {
 	if len(s) > 253 {
 		return false
 	}
-	for _, l := range strings.Split(s, ".") {
-		if !label.MatchString(l) {
+	for l := range strings.SplitSeq(s, ".") {
+		if !IsLabel(l) {
 			return false
 		}
 	}

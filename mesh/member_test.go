@@ -1,6 +1,9 @@
 package mesh
 
-import "testing"
+import (
+	"strings"
+	"testing"
+)
 
 // TestExports: what a cluster wants to export, and what the federation lets it.
 func TestExports(t *testing.T) {
@@ -28,6 +31,17 @@ func TestExports(t *testing.T) {
 		}
 		if got := tc.member.Offers(&ExportedService{Name: name, To: tc.export.To}, "north"); got != tc.toNorth {
 			t.Errorf("%s: Offers to north is %v", tc.why, got)
+		}
+	}
+}
+
+func TestIsLabel(t *testing.T) {
+	for s, want := range map[string]bool{
+		"a": true, "a-b": true, "0": true, strings.Repeat("a", 63): true,
+		"": false, "-a": false, "a-": false, "-": false, "A": false, "a.b": false, "a_b": false, "é": false, "a\n": false, strings.Repeat("a", 64): false,
+	} {
+		if IsLabel(s) != want {
+			t.Errorf("IsLabel(%q) is %t", s, !want)
 		}
 	}
 }
