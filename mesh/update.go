@@ -29,8 +29,8 @@ type (
 		Value    any
 		Findings []Finding
 	}
-	// SetWorkload adds or replaces one workload.
-	SetWorkload struct{ Workload Workload }
+	// SetWorkload adds or replaces one workload, which is the owner's from then on: nobody changes it any more.
+	SetWorkload struct{ Workload *Workload }
 	// DeleteWorkload removes one workload.
 	DeleteWorkload struct{ Name WorkloadName }
 	// SetHealth says whether a workload answers, and on which of its ports not (Workload.Down). Unknown workloads are

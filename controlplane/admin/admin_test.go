@@ -462,7 +462,7 @@ func TestServices(t *testing.T) {
 		}}},
 	}
 	for i, pod := range pods {
-		updates = append(updates, mesh.SetWorkload{Workload: mesh.Workload{Name: pod, Labels: map[string]string{"app": "ratings"}, Zone: "eu-a", Ready: i == 0}})
+		updates = append(updates, mesh.SetWorkload{Workload: &mesh.Workload{Name: pod, Labels: map[string]string{"app": "ratings"}, Zone: "eu-a", Ready: i == 0}})
 	}
 	s := world.Folded{}.Apply(updates...).Snapshot()
 	want := []*admin.Service{

@@ -117,7 +117,7 @@ func TestRegistered(t *testing.T) {
 		t.Errorf("before the state is loaded: %v, want an error that lets it ask again", err)
 	}
 	name := mesh.WorkloadName{Namespace: "shop", Name: "reviews-1"}
-	updates := []mesh.Update{mesh.SetWorkload{Workload: mesh.Workload{Name: name, ServiceAccount: "reviews"}},
+	updates := []mesh.Update{mesh.SetWorkload{Workload: &mesh.Workload{Name: name, ServiceAccount: "reviews"}},
 		mesh.Synced{Source: mesh.SourceRegistry}, mesh.Synced{Source: mesh.SourceRemote}, mesh.Synced{Source: mesh.SourceTrust}, mesh.Synced{Source: mesh.SourceAllocated}}
 	if err := owner.Send(ctx, updates...); err != nil {
 		t.Fatal(err)

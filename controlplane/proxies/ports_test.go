@@ -31,7 +31,7 @@ func street() *world.Snapshot {
 	}
 	for name, labels := range map[string]map[string]string{"a": {"web": "yes", "admin": "yes"}, "b": {"web": "yes", "admin": "yes"}, "c": {"web": "yes"}} {
 		n := mesh.WorkloadName{Namespace: "me", Name: name}
-		updates = append(updates, mesh.SetWorkload{Workload: mesh.Workload{Name: n, Labels: labels, Ready: true}})
+		updates = append(updates, mesh.SetWorkload{Workload: &mesh.Workload{Name: n, Labels: labels, Ready: true}})
 	}
 	return world.Folded{}.Apply(updates...).Snapshot()
 }

@@ -26,7 +26,7 @@ import (
 var ratings = mesh.WorkloadName{Namespace: "shop", Name: "ratings-1"}
 
 func has(ready bool) *world.Snapshot {
-	return world.Folded{}.Apply(mesh.SetWorkload{Workload: mesh.Workload{Name: ratings, Ready: ready}}).Snapshot()
+	return world.Folded{}.Apply(mesh.SetWorkload{Workload: &mesh.Workload{Name: ratings, Ready: ready}}).Snapshot()
 }
 
 func empty() *world.Snapshot { return &world.Snapshot{} }
@@ -131,7 +131,7 @@ func TestStream(t *testing.T) {
 		}
 		defer func() { _ = conn.Close(); server.Stop(); cancel(); running.Wait() }()
 		client := workloadrpc.NewHealthClient(conn)
-		if err := owner.Send(ctx, mesh.SetWorkload{Workload: mesh.Workload{Name: ratings, Ready: true}}, mesh.Synced{Source: mesh.SourceRegistry},
+		if err := owner.Send(ctx, mesh.SetWorkload{Workload: &mesh.Workload{Name: ratings, Ready: true}}, mesh.Synced{Source: mesh.SourceRegistry},
 			mesh.Synced{Source: mesh.SourceRemote}, mesh.Synced{Source: mesh.SourceTrust}, mesh.Synced{Source: mesh.SourceAllocated}); err != nil {
 			t.Fatal(err)
 		}

@@ -54,7 +54,7 @@ func (s *scene) updates() []mesh.Update {
 		out = append(out, mesh.SetObject{Name: rule.Object, Value: rule})
 	}
 	for _, w := range s.Workloads {
-		out = append(out, mesh.SetWorkload{Workload: *w})
+		out = append(out, mesh.SetWorkload{Workload: w})
 	}
 	for name, slots := range s.Slots {
 		out = append(out, mesh.SetSlots{Service: name, Slots: mesh.Placement{Served: true, Slots: slots}})

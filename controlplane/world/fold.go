@@ -170,15 +170,16 @@ func (f *folding) setObject(u mesh.SetObject) {
 
 // setWorkload adds or replaces a workload. One that is known at the same address keeps its health: the registry does not
 // know it.
-func (f *folding) setWorkload(w mesh.Workload) {
+func (f *folding) setWorkload(w *mesh.Workload) {
 	old, known := f.instances.Get(w.Name)
 	if known && old.Address == w.Address {
-		w.Ready, w.Down = old.Ready, old.Down
-		if reflect.DeepEqual(*old, w) {
+		next := *w
+		if next.Ready, next.Down = old.Ready, old.Down; reflect.DeepEqual(*old, next) {
 			return
 		}
+		w = &next
 	}
-	f.replace(old, &w)
+	f.replace(old, w)
 }
 
 // replace puts a workload in the place of another; either may be nil.

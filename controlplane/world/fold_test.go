@@ -22,8 +22,8 @@ var (
 	compare  = gocmp.Options{cmpopts.EquateComparable(netip.Addr{}), cmpopts.EquateEmpty()}
 )
 
-func instance(name, address string) mesh.Workload {
-	return mesh.Workload{
+func instance(name, address string) *mesh.Workload {
+	return &mesh.Workload{
 		Name: mesh.WorkloadName{Namespace: "shop", Name: name}, Address: netip.MustParseAddr(address), Ready: true,
 		Labels: map[string]string{"app": "ratings", "version": "v1"}, Zone: "eu-a", ServiceAccount: "default",
 	}
@@ -272,7 +272,7 @@ func anyUpdate(t *rapid.T) mesh.Update {
 	case 2:
 		return setExport(service, rapid.SampledFrom([]*mesh.Export{nil, {}, {To: []mesh.ClusterName{"west"}}}).Draw(t, "export"))
 	case 3, 4:
-		return mesh.SetWorkload{Workload: mesh.Workload{
+		return mesh.SetWorkload{Workload: &mesh.Workload{
 			Name: workload, Labels: labels.Draw(t, "labels"), Ready: true, Zone: rapid.SampledFrom([]string{"", "z1", "z2"}).Draw(t, "zone"),
 			Address: netip.AddrFrom4([4]byte{10, 0, 0, byte(rapid.IntRange(1, 3).Draw(t, "address"))}), ServiceAccount: rapid.SampledFrom([]string{"", "sa", "sb"}).Draw(t, "account"),
 		}}

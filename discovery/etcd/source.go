@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"runtime"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"isthmus.dev/isthmus/config"
@@ -24,10 +27,16 @@ type SourceConfig struct {
 type Source struct {
 	config SourceConfig
 	// Owned by Run.
-	sent      map[mesh.ObjectName]int64  // the objects that the owner has been told of, with their versions
-	workloads map[mesh.WorkloadName]bool // those of them that it was given as workloads
-	faulty    map[mesh.ObjectName]bool   // workloads with findings
+	told      map[mesh.ObjectName]told // the objects that the owner has been told of
 	synced    bool
+	compilers []config.Compiler // one for each processor
+}
+
+// told is what the owner of the state was told of an object.
+type told struct {
+	version  int64
+	workload bool // it has a workload of it
+	faulty   bool // a workload with findings
 }
 
 // NewSource makes a source; Run must be called once.
@@ -36,7 +45,7 @@ func NewSource(c SourceConfig) *Source {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
 	c.Retry = orDefault(c.Retry, 500*time.Millisecond)
-	return &Source{config: c, sent: map[mesh.ObjectName]int64{}, workloads: map[mesh.WorkloadName]bool{}, faulty: map[mesh.ObjectName]bool{}}
+	return &Source{config: c, compilers: make([]config.Compiler, runtime.GOMAXPROCS(0))}
 }
 
 // Run lists, sends everything as one batch that ends in Synced, then follows
@@ -98,22 +107,30 @@ func (s *Source) follow(ctx context.Context, listed func()) error {
 	return s.config.Store.watch(ctx, config.Query{}, revision, func(events []config.Event) error { return s.changed(ctx, events) })
 }
 
+// list tells the owner in one step what has changed since the last time, and what is gone. Nothing counts as told before that:
+// a list that is not read to its end is forgotten.
 func (s *Source) list(ctx context.Context) (int64, error) {
-	listed, revision, err := s.config.Store.List(ctx, config.Query{})
+	var updates []mesh.Update
+	next := make(map[mesh.ObjectName]told, len(s.told))
+	revision, err := s.config.Store.pages(ctx, config.Query{}, func(page []config.Stored) error {
+		changed := page[:0]
+		for _, object := range page {
+			was, known := s.told[object.Name]
+			if next[object.Name] = was; !known || was.version != object.Version {
+				changed = append(changed, object)
+			}
+		}
+		for i, c := range s.compile(changed) {
+			updates, next[changed[i].Name] = s.tell(updates, config.Event{Stored: changed[i]}, c)
+		}
+		return nil
+	})
 	if err != nil {
 		return 0, err
 	}
-	var updates []mesh.Update
-	there := make(map[mesh.ObjectName]bool, len(listed))
-	for _, object := range listed {
-		there[object.Name] = true
-		if version, known := s.sent[object.Name]; !known || version != object.Version {
-			updates = append(updates, s.event(config.Event{Stored: object})...)
-		}
-	}
-	for name := range s.sent {
-		if !there[name] {
-			updates = append(updates, s.event(config.Event{Stored: config.Stored{Name: name}, Deleted: true})...)
+	for name := range s.told {
+		if _, there := next[name]; !there {
+			updates, _ = s.tell(updates, config.Event{Stored: config.Stored{Name: name}, Deleted: true}, compiled{})
 		}
 	}
 	if !s.synced {
@@ -122,15 +139,52 @@ func (s *Source) list(ctx context.Context) (int64, error) {
 	if err := s.send(ctx, updates...); err != nil {
 		return 0, err
 	}
-	s.synced = true
+	s.told, s.synced = next, true
 	return revision, nil
+}
+
+// compiled is what an object means.
+type compiled struct {
+	value    any
+	findings []mesh.Finding
+}
+
+// compile compiles objects on all processors: a control plane that starts has to wait for nothing else as long.
+func (s *Source) compile(objects []config.Stored) []compiled {
+	const some = 64 // objects that one takes at a time
+	out := make([]compiled, len(objects))
+	var taken atomic.Int64
+	var working sync.WaitGroup
+	for i := range s.compilers {
+		working.Go(func() {
+			for {
+				end := int(taken.Add(some))
+				for k := end - some; k < min(end, len(objects)); k++ {
+					out[k].value, out[k].findings = s.compilers[i].Compile(objects[k].Object())
+				}
+				if end >= len(objects) {
+					return
+				}
+			}
+		})
+	}
+	working.Wait()
+	return out
 }
 
 // changed sends workloads by themselves, so that they never wait for configuration.
 func (s *Source) changed(ctx context.Context, events []config.Event) error {
 	var workloads, objects []mesh.Update
 	for _, e := range events {
-		for _, u := range s.event(e) {
+		var c compiled
+		if !e.Deleted {
+			c.value, c.findings = s.compilers[0].Compile(e.Object())
+		}
+		updates, now := s.tell(nil, e, c)
+		if s.told[e.Name] = now; e.Deleted {
+			delete(s.told, e.Name)
+		}
+		for _, u := range updates {
 			if _, ok := u.(mesh.SetObject); ok {
 				objects = append(objects, u)
 			} else {
@@ -144,44 +198,24 @@ func (s *Source) changed(ctx context.Context, events []config.Event) error {
 	return s.send(ctx, objects...)
 }
 
-// event gives the updates of one object, which is compiled here and nowhere else.
-func (s *Source) event(e config.Event) []mesh.Update {
-	if e.Deleted {
-		delete(s.sent, e.Name)
-	} else {
-		s.sent[e.Name] = e.Version
-	}
-	var value any
-	var findings []mesh.Finding
-	if !e.Deleted {
-		value, findings = config.Compile(e.Object())
-	}
+// tell appends the updates of one object that was compiled, and gives what the owner then knows of it.
+func (s *Source) tell(updates []mesh.Update, e config.Event, c compiled) ([]mesh.Update, told) {
+	was, now := s.told[e.Name], told{version: e.Version}
 	if e.Name.Kind != config.KindWorkloadEntry {
-		return []mesh.Update{mesh.SetObject{Name: e.Name, Value: value, Findings: findings}}
+		return append(updates, mesh.SetObject{Name: e.Name, Value: c.value, Findings: c.findings}), now
 	}
-	updates := s.workload(e.Name, value)
-	if len(findings) > 0 || s.faulty[e.Name] { // what is wrong with a workload belongs to its object
-		updates = append(updates, mesh.SetObject{Name: e.Name, Findings: findings})
+	name := mesh.WorkloadName{Namespace: e.Name.Namespace, Name: e.Name.Name}
+	if w, ok := c.value.(*mesh.Workload); ok {
+		// Those of the first list run already, a later one is not ready before its agent says so; for a known one the owner
+		// keeps what it knows.
+		w.Name, w.Ready = name, !s.synced
+		now.workload = true
+		updates = append(updates, mesh.SetWorkload{Workload: w})
+	} else if was.workload { // it cannot be used any more
+		updates = append(updates, mesh.DeleteWorkload{Name: name})
 	}
-	if delete(s.faulty, e.Name); len(findings) > 0 {
-		s.faulty[e.Name] = true
+	if now.faulty = len(c.findings) > 0; now.faulty || was.faulty { // what is wrong with a workload belongs to its object
+		updates = append(updates, mesh.SetObject{Name: e.Name, Findings: c.findings})
 	}
-	return updates
-}
-
-// workload gives the updates of one workload. One that cannot be used any more is withdrawn. Those of the first list run
-// already, a later one is not ready before its agent says so; for a known one the owner keeps what it knows.
-func (s *Source) workload(object mesh.ObjectName, value any) []mesh.Update {
-	name := mesh.WorkloadName{Namespace: object.Namespace, Name: object.Name}
-	if w, ok := value.(*mesh.Workload); ok {
-		set := *w
-		set.Name, set.Ready = name, !s.synced
-		s.workloads[name] = true
-		return []mesh.Update{mesh.SetWorkload{Workload: set}}
-	}
-	if !s.workloads[name] {
-		return nil
-	}
-	delete(s.workloads, name)
-	return []mesh.Update{mesh.DeleteWorkload{Name: name}}
+	return updates, now
 }

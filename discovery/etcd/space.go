@@ -31,4 +31,8 @@ func spaceOf(dir string, free uint64) error {
 }
 
 // Store is a store on the server's client that takes no new objects while the disk is nearly full. Deletions go on.
-func (s *Server) Store() *Store { return &Store{client: s.client, space: s.Space} }
+func (s *Server) Store() *Store {
+	store := NewStore(s.client)
+	store.space = s.Space
+	return store
+}

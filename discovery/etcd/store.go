@@ -40,15 +40,20 @@ func prefixOf(q config.Query) string {
 	return objects + q.Kind + "/" + q.Namespace + "/"
 }
 
+// pageSize is how many objects are read at once, some 2 MB. The server looks at all keys behind a page to count them: smaller
+// pages make it look more often.
+const pageSize = 5000
+
 // Store reads and writes objects with versions. It has no state of its own.
 type Store struct {
 	client *clientv3.Client
 	// space, if set, refuses new objects.
-	space func() error
+	space    func() error
+	pageSize int64
 }
 
 // NewStore makes a store on a client of either kind of server.
-func NewStore(client *clientv3.Client) *Store { return &Store{client: client} }
+func NewStore(client *clientv3.Client) *Store { return &Store{client: client, pageSize: pageSize} }
 
 // Get reads one object; config.ErrNotFound if there is none.
 func (s *Store) Get(ctx context.Context, name mesh.ObjectName) (config.Stored, error) {
@@ -71,19 +76,55 @@ func (s *Store) Get(ctx context.Context, name mesh.ObjectName) (config.Stored, e
 // List reads all objects of a query, ordered by kind, namespace and name, and the version of the list (the registry's
 // revision): a watch may start after it.
 func (s *Store) List(ctx context.Context, q config.Query) ([]config.Stored, int64, error) {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
-	response, err := s.client.Get(ctx, prefixOf(q), clientv3.WithPrefix())
-	if err != nil {
-		return nil, 0, explain(fmt.Errorf("list %s: %w", prefixOf(q), err))
-	}
-	var out []config.Stored
-	for _, kv := range response.Kvs {
-		if name, ok := parseKey(string(kv.Key)); ok && q.Matches(name) {
-			out = append(out, config.Stored{Name: name, JSON: kv.Value, Version: kv.ModRevision})
+	for {
+		var out []config.Stored
+		revision, err := s.pages(ctx, q, func(page []config.Stored) error {
+			out = append(out, page...)
+			return nil
+		})
+		if !errors.Is(err, config.ErrCompacted) {
+			return out, revision, err
 		}
 	}
-	return out, response.Header.GetRevision(), nil
+}
+
+// pages is List in parts, all of one revision, so that a large registry is never in memory as a whole. Where that revision is
+// compacted before the last part is read the error is config.ErrCompacted, and what each was given is not to be used.
+func (s *Store) pages(ctx context.Context, q config.Query, each func([]config.Stored) error) (revision int64, err error) {
+	from, end := prefixOf(q), clientv3.GetPrefixRangeEnd(prefixOf(q))
+	for {
+		response, err := s.page(ctx, from, end, revision)
+		if err != nil {
+			return 0, err
+		}
+		if revision == 0 {
+			revision = response.Header.GetRevision()
+		}
+		page := make([]config.Stored, 0, len(response.Kvs))
+		for _, kv := range response.Kvs {
+			if name, ok := parseKey(string(kv.Key)); ok && q.Matches(name) {
+				page = append(page, config.Stored{Name: name, JSON: kv.Value, Version: kv.ModRevision})
+			}
+		}
+		if err := each(page); err != nil || !response.More {
+			return revision, err
+		}
+		from = string(response.Kvs[len(response.Kvs)-1].Key) + "\x00"
+	}
+}
+
+// page reads up to pageSize keys; revision 0 is the newest.
+func (s *Store) page(ctx context.Context, from, end string, revision int64) (*clientv3.GetResponse, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	response, err := s.client.Get(ctx, from, clientv3.WithRange(end), clientv3.WithRev(revision), clientv3.WithLimit(s.pageSize))
+	switch {
+	case errors.Is(err, rpctypes.ErrCompacted):
+		return nil, config.ErrCompacted
+	case err != nil:
+		return nil, explain(fmt.Errorf("list from %s: %w", from, err))
+	}
+	return response, nil
 }
 
 // Delete removes one object; config.ErrNotFound if there is none.

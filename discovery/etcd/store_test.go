@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"isthmus.dev/isthmus/config"
 	"isthmus.dev/isthmus/internal/hint"
@@ -341,4 +342,103 @@ func TestExternalNeedsMTLS(t *testing.T) {
 	if _, err := External(t.Context(), good); err == nil || hint.Of(err) == "" {
 		t.Errorf("files that do not exist: %v", err)
 	}
+}
+
+// TestPages: a list that is read in parts shows one revision, whatever is written meanwhile; one whose revision is compacted
+// before its end begins anew.
+func TestPages(t *testing.T) {
+	store := NewStore(serve(t, filepath.Join(t.TempDir(), "etcd")).Client())
+	ctx := t.Context()
+	var changes []config.Change
+	for i := range 7 {
+		changes = append(changes, config.Change{Name: object(fmt.Sprintf("s%d", i)), JSON: []byte("{}"), Expect: config.Absent})
+	}
+	versions, err := store.Commit(ctx, changes...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	store.pageSize = 3
+	// read reads all pages; between is called after the first.
+	read := func(between func()) (pages [][]string, revision int64, err error) {
+		revision, err = store.pages(ctx, config.Query{}, func(page []config.Stored) error {
+			var names []string
+			for _, object := range page {
+				names = append(names, object.Name.Name+string(object.JSON))
+			}
+			if pages = append(pages, names); len(pages) == 1 {
+				between()
+			}
+			return nil
+		})
+		return pages, revision, err
+	}
+	var last int64
+	write := func(name string) {
+		t.Helper()
+		if last, err = put(ctx, store, object(name), []byte(`{"later":1}`), config.AnyVersion); err != nil {
+			t.Fatal(err)
+		}
+	}
+	pages, revision, err := read(func() { write("s1"); write("s3x"); write("s5") })
+	want := [][]string{{"s0{}", "s1{}", "s2{}"}, {"s3{}", "s4{}", "s5{}"}, {"s6{}"}}
+	if diff := cmp.Diff(want, pages); err != nil || diff != "" || revision != versions[0] {
+		t.Errorf("revision %d, want %d, %v; -want +got:\n%s", revision, versions[0], err, diff)
+	}
+	compact := func() {
+		write("s6")
+		if _, err := store.client.Compact(ctx, last); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, _, err := read(compact); !errors.Is(err, config.ErrCompacted) {
+		t.Errorf("the revision was compacted between two pages: %v, want config.ErrCompacted", err)
+	}
+	if all, _, err := store.List(ctx, config.Query{}); err != nil || len(all) != 8 {
+		t.Errorf("a list of several pages: %d objects, %v; want 8", len(all), err)
+	}
+}
+
+// TestSourceForgetsHalfAList: objects of a list that was not read to its end are told when it is read again.
+func TestSourceForgetsHalfAList(t *testing.T) {
+	store := NewStore(serve(t, filepath.Join(t.TempDir(), "etcd")).Client())
+	ctx := t.Context()
+	for _, name := range []string{"a", "b", "c"} {
+		if _, err := put(ctx, store, object(name), []byte(serviceJSON), config.Absent); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var got []mesh.Update
+	s := NewSource(SourceConfig{
+		Store: store,
+		Send:  func(_ context.Context, updates ...mesh.Update) error { got = append(got, updates...); return nil },
+	})
+	store.pageSize = 2
+	stopped, stop := context.WithCancel(ctx)
+	client := store.client
+	store.client = clientv3.NewCtxClient(stopped)
+	store.client.KV = &stopAfter{KV: client.KV, stop: stop}
+	if _, err := s.list(stopped); err == nil || len(got) > 0 {
+		t.Fatalf("half a list: %v, %d updates; want an error and none", err, len(got))
+	}
+	store.client = client
+	if _, err := s.list(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if want := 4; len(got) != want { // and Synced
+		t.Errorf("%d updates, want %d: %q", len(got), want, said(got))
+	}
+}
+
+// stopAfter stops after the first answer.
+type stopAfter struct {
+	clientv3.KV
+	stop func()
+}
+
+func (s *stopAfter) Get(ctx context.Context, key string, opts ...clientv3.OpOption) (*clientv3.GetResponse, error) {
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
+	defer s.stop()
+	return s.KV.Get(ctx, key, opts...)
 }

@@ -138,7 +138,7 @@ func exported() []mesh.Update {
 	return []mesh.Update{
 		object("Service", ratings, &mesh.Service{Name: ratings, Selector: map[string]string{"app": "ratings"}, Ports: []mesh.Port{{Number: 80, TargetPort: 80, Protocol: mesh.HTTP}}}),
 		object("ServiceExport", ratings, &mesh.Export{}),
-		mesh.SetWorkload{Workload: mesh.Workload{Name: ratings1, Labels: map[string]string{"app": "ratings"}, Address: netip.MustParseAddr("10.0.0.1"), Ready: true}},
+		mesh.SetWorkload{Workload: &mesh.Workload{Name: ratings1, Labels: map[string]string{"app": "ratings"}, Address: netip.MustParseAddr("10.0.0.1"), Ready: true}},
 	}
 }
 

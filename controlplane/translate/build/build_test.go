@@ -146,7 +146,7 @@ func anyUpdate(t *rapid.T) mesh.Update {
 		}
 		return mesh.SetObject{Name: object("ServiceExport", service.Name), Value: &mesh.Export{}}
 	case 4, 5:
-		return mesh.SetWorkload{Workload: mesh.Workload{
+		return mesh.SetWorkload{Workload: &mesh.Workload{
 			Name: workload, Labels: map[string]string{"app": label.Draw(t, "app"), "version": label.Draw(t, "version")}, Ready: true, ServiceAccount: label.Draw(t, "account"),
 			Zone: rapid.SampledFrom([]string{"", "z1", "z2"}).Draw(t, "zone"), Address: netip.AddrFrom4([4]byte{10, 0, 0, byte(rapid.IntRange(1, 3).Draw(t, "address"))}),
 		}}
@@ -221,7 +221,7 @@ func large(services int) []mesh.Update {
 			Name: name, Selector: map[string]string{"app": name.Name}, Ports: []mesh.Port{{Name: "http", Number: 80, TargetPort: 8080, Protocol: mesh.HTTP}},
 		}})
 		for k := range 10 {
-			out = append(out, mesh.SetWorkload{Workload: mesh.Workload{
+			out = append(out, mesh.SetWorkload{Workload: &mesh.Workload{
 				Name: mesh.WorkloadName{Namespace: name.Namespace, Name: fmt.Sprintf("%s-%d", name.Name, k)}, Labels: map[string]string{"app": name.Name, "version": "v1"},
 				Ready: true, ServiceAccount: "default", Zone: fmt.Sprintf("z%d", k%3), Address: netip.AddrFrom4([4]byte{10, byte(i >> 8), byte(i), byte(k)}),
 			}})
@@ -246,7 +246,7 @@ func TestWork(t *testing.T) {
 			{"a new service", mesh.SetObject{Name: mesh.ObjectName{Kind: "Service", Namespace: "ns1", Name: "new"}, Value: &mesh.Service{
 				Name: mesh.ServiceName{Namespace: "ns1", Name: "new"}, Ports: []mesh.Port{{Number: 80, TargetPort: 80, Protocol: mesh.HTTP}}}}},
 			{"its address", mesh.SetVIPs{VIPs: map[mesh.Host]netip.Addr{"new.ns1.svc.cluster.local": netip.MustParseAddr("240.250.0.1")}}},
-			{"a caller", mesh.SetWorkload{Workload: mesh.Workload{Name: mesh.WorkloadName{Namespace: "ns2", Name: "caller"}, Zone: "z1"}}},
+			{"a caller", mesh.SetWorkload{Workload: &mesh.Workload{Name: mesh.WorkloadName{Namespace: "ns2", Name: "caller"}, Zone: "z1"}}},
 			{"when a peer was heard", mesh.SetRemote{Cluster: "west", Catalogue: &mesh.Catalogue{Cluster: "west", ReceivedUnixMs: 7}}},
 		} {
 			state = state.Apply(step.update)
