@@ -3,6 +3,8 @@ package xds
 import (
 	"iter"
 	"maps"
+
+	"isthmus.dev/isthmus/internal/pmap"
 )
 
 // holdings are what a client has of one type, by name and version; an empty version is one that the client refused, so
@@ -18,13 +20,16 @@ type holdings struct {
 	large bool              // over had more entries than few
 }
 
-// place is where in sets a walk is that goes from part to part and in each of them from leaf to leaf.
-type place struct{ part, leaf int }
+// place is where in sets a walk is that goes from part to part and in each of them from leaf to leaf ([pmap.Place]).
+type place struct {
+	part int
+	at   uint64
+}
 
 // whole is behind all places.
 var whole = place{part: 1 << 30}
 
-func (p place) before(q place) bool { return p.part < q.part || p.part == q.part && p.leaf < q.leaf }
+func (p place) before(q place) bool { return p.part < q.part || p.part == q.part && p.at < q.at }
 
 // none is no version: the client does not have what base has.
 const none = "\x00"
@@ -38,7 +43,7 @@ func newHoldings(versions map[string]string) *holdings {
 // has gives what base says of a name that the client has as base has it.
 func (h *holdings) has(name string) (version string, ok bool) {
 	r, part := h.base.find(name)
-	if r == nil || r.Body == nil || h.loading() && !(place{part, h.base[part].of.LeafOf(name)}).before(h.reach) {
+	if r == nil || r.Body == nil || h.loading() && !(place{part, pmap.Place(name)}).before(h.reach) {
 		return "", false
 	}
 	return r.Version, true
@@ -109,7 +114,7 @@ func (h *holdings) ahead(name string) bool {
 		return false
 	}
 	r, part := h.base.find(name)
-	return r != nil && r.Body != nil && !(place{part, h.base[part].of.LeafOf(name)}).before(h.reach)
+	return r != nil && r.Body != nil && !(place{part, pmap.Place(name)}).before(h.reach)
 }
 
 // advance moves reach over the next piece that has anything, and gives what is in it. The client has it no more than
@@ -135,11 +140,11 @@ func (h *holdings) next(due []*Resource) []*Resource {
 			h.reach = whole
 			break
 		}
-		of := h.base[at.part].all()
-		if h.reach.leaf++; h.reach.leaf >= of.Leaves() {
+		of, end := h.base[at.part].all().Leaf(at.at)
+		if h.reach.at = end; end == pmap.End {
 			h.reach = place{part: at.part + 1}
 		}
-		for name, r := range of.Leaf(at.leaf) {
+		for name, r := range of {
 			if h.base.counts(at.part, name, r) {
 				due = append(due, r)
 			}

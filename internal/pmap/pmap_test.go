@@ -1,9 +1,11 @@
 package pmap
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 	"testing"
+	"unsafe"
 
 	"pgregory.net/rapid"
 )
@@ -52,6 +54,35 @@ func TestModel(t *testing.T) {
 	})
 }
 
+// TestMemory: a key costs no more than a Go map's, in many maps of a few keys as well as in a large one. It counts places for keys and nodes, in bytes.
+func TestMemory(t *testing.T) {
+	one := 1
+	for _, n := range []int{3, 17, 100, 10_000, 100_000} {
+		all := map[int]*int{}
+		for i := range n {
+			all[i] = &one
+		}
+		bytes := 0
+		var count func(of *node[int, int])
+		count = func(of *node[int, int]) {
+			if of == nil {
+				return
+			}
+			bytes += int(unsafe.Sizeof(*of)) + cap(of.keys)*int(unsafe.Sizeof(entry[int, int]{}))
+			if of.next != nil {
+				bytes += int(unsafe.Sizeof(*of.next))
+				for _, below := range of.next {
+					count(below)
+				}
+			}
+		}
+		count(From(all).root)
+		if each := bytes / n; each > 64 { // how 17 keys spread is a matter of luck
+			t.Errorf("%d keys of 16 bytes cost %d bytes each, 64 at most", n, each)
+		}
+	}
+}
+
 func TestNothingChanged(t *testing.T) {
 	v := "x"
 	m := From(map[string]*string{"a": &v})
@@ -70,20 +101,18 @@ func TestCost(t *testing.T) {
 	m := From(all)
 	other := -1
 	n := m.With(map[int]*int{7: &other})
-	shared := 0
-	for i := range width {
-		if m.root[i] == n.root[i] {
-			shared += width
-			continue
-		}
-		for j := range width {
-			if m.root[i][j] == n.root[i][j] {
-				shared++
+	fresh, depth := 0, 0
+	for x, y := m.root, n.root; y.next != nil; depth++ {
+		at := -1
+		for i := range width {
+			if x.next[i] != y.next[i] {
+				fresh, at = fresh+1, i
 			}
 		}
+		x, y = x.next[at], y.next[at]
 	}
-	if shared != width*width-1 {
-		t.Errorf("%d of %d leaves are shared after a change of one key, want all but one", shared, width*width)
+	if fresh != depth {
+		t.Errorf("%d nodes are new after a change of one key, want one at each of %d levels", fresh, depth)
 	}
 	if got := slices.Collect(Diff(m, n)); !slices.Equal(got, []int{7}) {
 		t.Errorf("Diff = %v, want [7]", got)
@@ -104,23 +133,41 @@ func BenchmarkWith(b *testing.B) {
 	}
 }
 
-// TestLeaves: the pieces of a map are the map, and a key is in the piece that LeafOf gives.
+func BenchmarkGet(b *testing.B) {
+	type name struct{ namespace, name string }
+	e, names, v := Map[name, int]{}.Edit(), make([]name, 10_000), 0
+	for i := range names {
+		names[i] = name{"shop", fmt.Sprintf("s%d-%d", i/10, i%10)}
+		e.Put(names[i], &v)
+	}
+	m := e.Map()
+	for i := 0; b.Loop(); i++ {
+		m.Get(names[i%len(names)])
+	}
+}
+
+// TestLeaves: the leaves one behind the other are the map, and a key is in the leaf that its place says.
 func TestLeaves(t *testing.T) {
-	for _, n := range []int{0, 1, 47, 48, 49, 3000} {
+	for _, n := range []int{0, 1, 16, 17, 48, 3000} {
 		m := Map[int, int]{}
 		for i := range n {
 			m = m.With(map[int]*int{i: &i})
 		}
-		seen := map[int]int{}
-		for i := range m.Leaves() {
-			for k, v := range m.Leaf(i) {
-				if seen[k]++; *v != k || m.LeafOf(k) != i {
-					t.Fatalf("%d keys: %d in piece %d, LeafOf says %d", n, k, i, m.LeafOf(k))
+		seen := 0
+		for at := uint64(0); at < End; {
+			of, end := m.Leaf(at)
+			if end <= at {
+				t.Fatalf("%d keys: the leaf at %d ends at %d", n, at, end)
+			}
+			for k, v := range of {
+				if seen++; *v != k || Place(k) < at || Place(k) >= end {
+					t.Fatalf("%d keys: %d at %d is in the leaf from %d to %d", n, k, Place(k), at, end)
 				}
 			}
+			at = end
 		}
-		if len(seen) != n || m.Len() != n {
-			t.Errorf("%d keys in the pieces of a map of %d, Len %d", len(seen), n, m.Len())
+		if seen != n || m.Len() != n {
+			t.Errorf("%d keys in the leaves of a map of %d, Len %d", seen, n, m.Len())
 		}
 	}
 }
