@@ -4,7 +4,6 @@ import (
 	"time"
 
 	"isthmus.dev/isthmus/controlplane/world"
-	"isthmus.dev/isthmus/trust/identity"
 )
 
 // judges tells whether a state is one to judge by. Before it is complete nobody is missing from it, and before it has
@@ -12,12 +11,9 @@ import (
 // control plane takes to get there.
 func (m *machine) judges(s *world.Snapshot) bool { return s.Ready && (m.started || s.Trust != nil) }
 
-// timeToReturn is how long a workload known from before a start has until its agent reports: reconnect is for an agent
-// that only has to connect. One whose certificate ends before that, or may have, first renews it, and may have failed to
-// a moment before we came.
-func timeToReturn(now, certificateEnds time.Time, reconnect time.Duration) time.Duration {
-	if now.Add(reconnect).Before(certificateEnds) {
-		return reconnect
-	}
-	return reconnect + identity.RetryLate
+// onlyConnects tells whether the agent of a workload known from before a start has only to connect, for which it has the time
+// reconnect. One whose certificate ends before that, or may have, first renews it, and may have failed to a moment before
+// we came: it has identity.RetryLate more.
+func onlyConnects(now, certificateEnds time.Time, reconnect time.Duration) bool {
+	return now.Add(reconnect).Before(certificateEnds)
 }

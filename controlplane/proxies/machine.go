@@ -9,13 +9,15 @@ import (
 	"isthmus.dev/isthmus/controlplane/world"
 	"isthmus.dev/isthmus/internal/pmap"
 	"isthmus.dev/isthmus/mesh"
+	"isthmus.dev/isthmus/trust/identity"
 )
 
 // machine decides who is ready, and on which ports. It reads no clock and sends nothing: every method
 // takes the time where it needs one and gives the updates that follow. A workload
 // is in one of four states:
 //
-//	waiting    known from before a restart, no stream yet: ready until the deadline
+//	waiting    known from before a restart, no stream yet: ready until the deadline. One that may have no certificate has
+//	           no entry while it waits: all of them together have one deadline
 //	connected  its agent's stream is open: as the agent says, unsaid as it was
 //	lost       the stream ended a moment ago: as before, until the deadline
 //	down       the deadline passed: not ready
@@ -30,8 +32,11 @@ type machine struct {
 	entries         map[mesh.WorkloadName]*entry
 	busy            map[mesh.WorkloadName]bool // entries with a busy port
 	waiting         map[mesh.WorkloadName]bool // entries with a deadline
-	due             time.Time                  // no deadline is earlier; any if nothing waits
-	state           *world.Snapshot            // as last published
+	due             time.Time                  // no deadline of an entry is earlier; any if none waits
+	// before are the workloads known from before the start, until late: those without an entry have not come back.
+	before pmap.Map[mesh.WorkloadName, mesh.Workload]
+	late   time.Time
+	state  *world.Snapshot // as last published
 }
 
 // entry is what is known of one workload.
@@ -128,10 +133,18 @@ func (m *machine) wait(name mesh.WorkloadName, e *entry, deadline time.Time) {
 
 // passed takes down the workloads whose deadline is over.
 func (m *machine) passed(now time.Time) []mesh.Update {
+	names := slices.Concat(m.overdue(now), m.missing(now))
+	if len(names) == 0 {
+		return nil
+	}
+	return m.changed(names...)
+}
+
+// overdue takes down the entries whose deadline is over.
+func (m *machine) overdue(now time.Time) (names []mesh.WorkloadName) {
 	if len(m.waiting) == 0 || now.Before(m.due) {
 		return nil
 	}
-	var names []mesh.WorkloadName
 	var due time.Time
 	for name := range m.waiting {
 		e := m.entries[name]
@@ -152,10 +165,22 @@ func (m *machine) passed(now time.Time) []mesh.Update {
 		names = append(names, name)
 	}
 	m.due = due
-	if len(names) == 0 {
+	return names
+}
+
+// missing takes down the workloads from before the start that never came back.
+func (m *machine) missing(now time.Time) (names []mesh.WorkloadName) {
+	if now.Before(m.late) {
 		return nil
 	}
-	return m.changed(names...)
+	for name := range m.before.Keys() {
+		if m.entries[name] == nil && m.state.Workloads.At(name) != nil {
+			m.entries[name] = &entry{said: true}
+			names = append(names, name)
+		}
+	}
+	m.before = pmap.Map[mesh.WorkloadName, mesh.Workload]{}
+	return names
 }
 
 // published takes the state as it is now. Workloads of the first time come from disk and have a while to come back; later
@@ -165,12 +190,12 @@ func (m *machine) published(now time.Time, s *world.Snapshot) []mesh.Update {
 	old := m.state
 	m.state = s
 	if !m.started {
-		m.started = true
-		for name, w := range s.Workloads.All() {
-			if m.entries[name] == nil {
-				e := &entry{ready: w.Ready}
+		m.started, m.before, m.late = true, s.Workloads, now.Add(m.reconnect+identity.RetryLate)
+		for name := range s.Workloads.Keys() {
+			if m.entries[name] == nil && onlyConnects(now, m.certificateEnds(name), m.reconnect) {
+				e := &entry{}
 				m.entries[name] = e
-				m.wait(name, e, now.Add(timeToReturn(now, m.certificateEnds(name), m.reconnect)))
+				m.wait(name, e, now.Add(m.reconnect))
 			}
 		}
 	}
@@ -267,4 +292,12 @@ func (m *machine) up(w *mesh.Workload, number uint32) bool {
 }
 
 // next is when passed has something to do, or to look for; ok is false if nothing waits.
-func (m *machine) next() (at time.Time, ok bool) { return m.due, len(m.waiting) > 0 }
+func (m *machine) next() (at time.Time, ok bool) {
+	switch {
+	case m.before.Len() == 0:
+		return m.due, len(m.waiting) > 0
+	case len(m.waiting) == 0 || m.late.Before(m.due):
+		return m.late, true
+	}
+	return m.due, true
+}

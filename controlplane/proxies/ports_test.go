@@ -206,3 +206,20 @@ func TestFacts(t *testing.T) {
 	l.end(ratings, 2)
 	check("gone", "nothing")
 }
+
+// TestWaitingIsCheap: of workloads from before a start that may have no proxy any more, nothing is kept apart while they are
+// waited for.
+func TestWaitingIsCheap(t *testing.T) {
+	m, now := newMachine(time.Second, time.Minute, func(mesh.WorkloadName) time.Time { return time.Time{} }), time.Unix(0, 0)
+	m.published(now, street())
+	if len(m.entries)+len(m.waiting) > 0 {
+		t.Errorf("%d entries and %d deadlines of workloads that nobody has heard of", len(m.entries), len(m.waiting))
+	}
+	due, ok := m.next()
+	if got := m.passed(due); !ok || len(got) != 3 {
+		t.Errorf("%d are taken down at last, want the 3 there are", len(got))
+	}
+	if _, ok := m.next(); ok {
+		t.Error("there is something to wait for when all are down")
+	}
+}

@@ -65,6 +65,8 @@ func TestMachine(t *testing.T) {
 		{"nobody knows its certificate", []at{{0, see(has(true))}}, 60, []string{"45 false"}, time.Time{}},
 		{"its certificate ends while it is waited for", []at{{0, see(has(true))}}, 60, []string{"45 false"}, time.Unix(15, 0)},
 		{"back, but the application is gone", []at{{0, see(has(true))}, {1, open(1)}, {1, say(1, false)}}, 60, []string{"1 false"}, good},
+		{"nobody knows its certificate, and it was registered anew meanwhile", []at{{0, see(has(true))}, {1, see(empty())}, {2, see(has(false))}, {44, open(1)}, {44, say(1, true)}}, 60, []string{"44 true"}, time.Time{}},
+		{"nobody knows its certificate, and it is gone", []at{{0, see(has(true))}, {1, see(empty())}}, 60, nil, time.Time{}},
 		{"a new workload has no deadline", []at{{0, see(empty())}, {1, see(has(false))}}, 60, nil, good},
 		{"a lost stream is told after the grace", []at{{0, see(empty())}, {0.5, see(has(false))}, {1, open(1)}, {1, say(1, true)}, {5, end(1)}}, 60, []string{"1 true", "7 false"}, good},
 		{"an agent that reconnects within the grace", []at{{0, see(empty())}, {1, open(1)}, {1, say(1, true)}, {5, end(1)}, {6, open(2)}, {6, say(2, true)}}, 60, []string{"1 true"}, good},
