@@ -39,6 +39,9 @@ const (
 	// walSegmentBytes is preallocated, twice: etcd's own 64 MiB would cost every
 	// cluster 128 MiB of disk for a registry of some hundred kilobytes.
 	walSegmentBytes = 4 << 20
+	// logEntries is after how many writes etcd's log is cut: raft keeps what is in it in memory, up to 1.5 MiB for each write,
+	// and reads it again at every start. Each cut costs a file and some fsyncs. There is no follower that would need more.
+	logEntries = 16
 	// MaxTxnOps bounds the objects of one transaction on an embedded server. A
 	// server outside has its own limit, by default 128 (--max-txn-ops).
 	MaxTxnOps = 2048
@@ -132,6 +135,7 @@ func serverConfig(config EmbeddedConfig, trap *trap) *embed.Config {
 	c.AutoCompactionMode, c.AutoCompactionRetention = "revision", keepRevisions
 	c.QuotaBackendBytes = quotaBytes
 	c.MaxTxnOps = MaxTxnOps
+	c.SnapshotCount, c.SnapshotCatchUpEntries = logEntries, 1
 	return c
 }
 
