@@ -3,7 +3,6 @@ package world
 import (
 	"cmp"
 	"fmt"
-	"maps"
 	"reflect"
 	"slices"
 
@@ -172,10 +171,13 @@ func (s *state) behind(service *mesh.Service) *mesh.Backends {
 	accounts := map[string]bool{}
 	for _, w := range b.Instances {
 		if w.ServiceAccount != "" {
-			accounts[w.Name.Namespace+"/"+w.ServiceAccount] = true
+			accounts[w.ServiceAccount] = true
 		}
 	}
-	b.Accounts = slices.Sorted(maps.Keys(accounts))
+	for account := range accounts {
+		b.Accounts = append(b.Accounts, service.Name.Namespace+"/"+account)
+	}
+	slices.Sort(b.Accounts)
 	if placed := s.Placements.At(service.Name); placed != nil && service.Export != nil {
 		b.Slots = allocate.Live(placed.Slots, b.Instances, SubsetKeys(&s.Snapshot, service.Name), service.Ports)
 		b.Served = placed.Served
@@ -198,10 +200,11 @@ func sameBackends(a, b *mesh.Backends) bool {
 	return slices.Equal(a.Instances, b.Instances) && slices.Equal(a.Accounts, b.Accounts) && a.Served == b.Served && reflect.DeepEqual(a.Slots, b.Slots)
 }
 
-// joinServing finds the services of the workloads that changed.
+// joinServing finds the services of the workloads that changed. Those that stand behind the same share what says so.
 func (f *folding) joinServing() {
 	s := &f.state
 	serving := s.Serving.Edit()
+	alike := map[*mesh.Service][]*mesh.Serving{} // by the first service
 	for name := range f.moved {
 		w := s.Workloads.At(name)
 		if w == nil {
@@ -215,7 +218,11 @@ func (f *folding) joinServing() {
 		case len(of) == 0:
 			serving.Drop(name)
 		case !had || !slices.Equal(old.Services, of):
-			serving.Put(name, &mesh.Serving{Services: of})
+			i := slices.IndexFunc(alike[of[0]], func(a *mesh.Serving) bool { return slices.Equal(a.Services, of) })
+			if i < 0 {
+				i, alike[of[0]] = len(alike[of[0]]), append(alike[of[0]], &mesh.Serving{Services: of})
+			}
+			serving.Put(name, alike[of[0]][i])
 		}
 	}
 	s.Serving = serving.Map()
