@@ -62,19 +62,44 @@ func (h *Host) rankOf(e *Exporter, zone, from string, lb *mesh.LocalityLB) rank 
 }
 
 // Endpoints are the load assignments of one port and subset of a host, for clients in each of zones. Endpoints that are
-// known not to answer are left out; priorities have no gaps. Zones differ in the order of endpoints only, which are made once.
+// known not to answer are left out; priorities have no gaps. Zones differ in the order of endpoints only, which are made once;
+// those that have no endpoint nearer than others share one assignment.
 func Endpoints(h *Host, p mesh.Port, subset string, rules Rules, zones []string) []xds.Resource {
 	name := ClusterName(p.Number, subset, h.Name)
 	all, lb := candidates(h, p, subset, rules), rules.policy(subset).LocalityLB
-	out := make([]xds.Resource, 0, len(zones))
+	out, ordered := make([]xds.Resource, 0, len(zones)), make([][]candidate, 0, len(zones))
 	for _, zone := range zones {
 		ranked := slices.Clone(all)
 		for i := range ranked {
 			ranked[i].rank = h.rankOf(ranked[i].from, ranked[i].locality.Zone, zone, lb)
 		}
-		out = append(out, resource(name, assignment(name, ranked)))
+		order(ranked)
+		if i := slices.IndexFunc(ordered, func(o []candidate) bool { return sameOrder(o, ranked) }); i >= 0 {
+			out = append(out, out[i])
+		} else {
+			out = append(out, resource(name, assignment(name, ranked)))
+		}
+		ordered = append(ordered, ranked)
 	}
 	return out
+}
+
+// order sorts candidates as an assignment has them.
+func order(all []candidate) {
+	slices.SortStableFunc(all, func(a, b candidate) int {
+		return cmp.Or(a.rank.compare(b.rank), cmp.Compare(a.cluster, b.cluster),
+			cmp.Compare(a.locality.Region, b.locality.Region), cmp.Compare(a.locality.Zone, b.locality.Zone))
+	})
+}
+
+// sameOrder tells whether two orders of the same candidates give the same assignment: a rank counts by where it ends.
+func sameOrder(a, b []candidate) bool {
+	for i := range a {
+		if a[i].endpoint != b[i].endpoint || i > 0 && (a[i].rank == a[i-1].rank) != (b[i].rank == b[i-1].rank) {
+			return false
+		}
+	}
+	return true
 }
 
 // candidates are the endpoints of one port and subset, not ranked yet.
@@ -180,12 +205,8 @@ func inSubset(part *mesh.Subset, c mesh.ClusterName, labels map[string]string) b
 // 10,000 endpoints.
 const noSpill = 100 * 10_000
 
-// assignment groups candidates into priorities and localities. Localities have no weights, see loadBalancing.
+// assignment groups candidates in order into priorities and localities. Localities have no weights, see loadBalancing.
 func assignment(name string, all []candidate) *endpointv3.ClusterLoadAssignment {
-	slices.SortStableFunc(all, func(a, b candidate) int {
-		return cmp.Or(a.rank.compare(b.rank), cmp.Compare(a.cluster, b.cluster),
-			cmp.Compare(a.locality.Region, b.locality.Region), cmp.Compare(a.locality.Zone, b.locality.Zone))
-	})
 	cla := &endpointv3.ClusterLoadAssignment{
 		ClusterName: name, Policy: &endpointv3.ClusterLoadAssignment_Policy{OverprovisioningFactor: u32(noSpill)},
 	}

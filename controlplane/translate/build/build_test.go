@@ -29,6 +29,26 @@ func content(s xds.State) map[string]string {
 	return out
 }
 
+// TestZonesTogether: assignments that are made for several zones at once are those of each zone alone.
+func TestZonesTogether(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		state := world.Folded{}.Apply(base()...).Apply(rapid.SliceOfN(rapid.Custom(anyUpdate), 1, 12).Draw(t, "updates")...)
+		plan, zones := From(state.Snapshot(), options), []string{"", "z1", "z2", "unknown"}
+		for host, b := range plan.hosts.All() {
+			rules := b.host.Rules("")
+			for _, p := range b.host.Ports {
+				for _, subset := range rules.Subsets() {
+					for i, together := range translate.Endpoints(b.host, p, subset, rules, zones) {
+						if alone := translate.Endpoints(b.host, p, subset, rules, zones[i:i+1])[0]; alone.Version != together.Version {
+							t.Errorf("%s port %d, subset %q, zone %q: made with others it is another assignment", host, p.Number, subset, zones[i])
+						}
+					}
+				}
+			}
+		}
+	})
+}
+
 // clients are proxies of every namespace and zone that the tests have.
 func clients() []mesh.ProxyID {
 	ids := []mesh.ProxyID{{Kind: mesh.EastWest, Namespace: mesh.SystemNamespace, Instance: "gateway"}}
