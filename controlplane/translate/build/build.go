@@ -35,6 +35,13 @@ func (w Work) Resources() uint64 {
 	return w.Clusters + w.Endpoints + w.Routes + w.Listeners + w.Names + w.Slots
 }
 
+func (w Work) plus(o Work) Work {
+	return Work{
+		Hosts: w.Hosts + o.Hosts, Clusters: w.Clusters + o.Clusters, Endpoints: w.Endpoints + o.Endpoints, Routes: w.Routes + o.Routes,
+		Listeners: w.Listeners + o.Listeners, Names: w.Names + o.Names, Slots: w.Slots + o.Slots,
+	}
+}
+
 // Plan is an immutable value.
 type Plan struct {
 	options translate.Options

@@ -3,7 +3,10 @@ package build
 import (
 	"maps"
 	"reflect"
+	"runtime"
 	"slices"
+	"sync"
+	"sync/atomic"
 
 	"isthmus.dev/isthmus/controlplane/translate"
 	"isthmus.dev/isthmus/controlplane/world"
@@ -154,6 +157,7 @@ func (st *step) translate() {
 		}
 	}
 	done := st.hosts.Edit()
+	var changed []*built
 	for host := range rebuild {
 		b := st.hosts.At(host)
 		if b == nil {
@@ -164,9 +168,11 @@ func (st *step) translate() {
 			done.Drop(host)
 			continue
 		}
-		next, m := st.build(b.host)
-		st.edits.replace(b, m)
-		done.Put(host, next)
+		changed = append(changed, b)
+	}
+	for i, next := range st.buildAll(changed) {
+		st.edits.replace(changed[i], next.made)
+		done.Put(next.built.host.Name, next.built)
 		st.work.Hosts++
 	}
 	st.hosts = done.Map()
@@ -179,6 +185,35 @@ func (st *step) translate() {
 	}
 	st.done = rebuild
 	maps.Copy(st.done, relist)
+}
+
+// hostBuilt is one host's part of a step.
+type hostBuilt struct {
+	built *built
+	made  *made
+}
+
+// buildAll builds hosts, on all processors: before the first plan is whole nobody is served.
+func (st *step) buildAll(hosts []*built) []hostBuilt {
+	out := make([]hostBuilt, len(hosts))
+	var taken atomic.Int64
+	var working sync.WaitGroup
+	parts := make([]step, min(runtime.GOMAXPROCS(0), len(hosts)))
+	for i := range parts {
+		part := &parts[i]
+		*part = *st
+		part.work = Work{}
+		working.Go(func() {
+			for k := int(taken.Add(1)) - 1; k < len(hosts); k = int(taken.Add(1)) - 1 {
+				out[k].built, out[k].made = part.build(hosts[k].host)
+			}
+		})
+	}
+	working.Wait()
+	for i := range parts {
+		st.work = st.work.plus(parts[i].work)
+	}
+	return out
 }
 
 // zones computes the endpoints of every host for zones that are new.
