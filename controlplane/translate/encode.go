@@ -56,13 +56,18 @@ func socketAddress(ip string, port uint32) *corev3.Address {
 func metadata(filters map[string]map[string]string) *corev3.Metadata {
 	out := &corev3.Metadata{FilterMetadata: map[string]*structpb.Struct{}}
 	for filter, pairs := range filters {
-		fields := map[string]*structpb.Value{}
-		for k, v := range pairs {
-			if v != "" {
-				fields[k] = structpb.NewStringValue(v)
-			}
-		}
-		out.FilterMetadata[filter] = &structpb.Struct{Fields: fields}
+		out.FilterMetadata[filter] = textStruct(pairs)
 	}
 	return out
+}
+
+// textStruct is a struct made of strings. Empty values are left out.
+func textStruct(pairs map[string]string) *structpb.Struct {
+	fields := make(map[string]*structpb.Value, len(pairs))
+	for k, v := range pairs {
+		if v != "" {
+			fields[k] = structpb.NewStringValue(v)
+		}
+	}
+	return &structpb.Struct{Fields: fields}
 }

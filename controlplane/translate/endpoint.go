@@ -6,6 +6,7 @@ import (
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
+	"google.golang.org/protobuf/types/known/structpb"
 
 	"isthmus.dev/isthmus/mesh"
 	"isthmus.dev/isthmus/xds"
@@ -125,7 +126,7 @@ func localEndpoints(h *Host, e *Exporter, p mesh.Port, part *mesh.Subset) []cand
 	if !ok || e.Backends == nil {
 		return nil
 	}
-	var out []candidate
+	out, hostname, match := make([]candidate, 0, len(e.Backends.Instances)), mesh.SNI(p.Number, "", h.Name), socketMatch(e.Cluster)
 	for _, w := range e.Backends.Instances {
 		port := w.TargetPort(own)
 		if !w.Serves(port) || !w.Address.IsValid() || !inSubset(part, e.Cluster, w.Labels) {
@@ -135,7 +136,7 @@ func localEndpoints(h *Host, e *Exporter, p mesh.Port, part *mesh.Subset) []cand
 			from:     e,
 			locality: mesh.Locality{Region: e.Region, Zone: w.Zone},
 			cluster:  e.Cluster,
-			endpoint: lbEndpoint(socketAddress(w.Address.String(), port), mesh.SNI(p.Number, "", h.Name), 1,
+			endpoint: lbEndpoint(socketAddress(w.Address.String(), port), hostname, 1, match,
 				map[string]string{"cluster": string(e.Cluster), "zone": w.Zone, "instance": w.Name.Name, "version": w.Labels["version"]}),
 		})
 	}
@@ -147,7 +148,7 @@ func localEndpoints(h *Host, e *Exporter, p mesh.Port, part *mesh.Subset) []cand
 func slotEndpoints(h *Host, e *Exporter, p mesh.Port, part *mesh.Subset) []candidate {
 	slots := slices.Clone(e.Remote.Slots)
 	slices.SortFunc(slots, func(a, b mesh.Slot) int { return cmp.Compare(a.Index, b.Index) })
-	var out []candidate
+	out, match := make([]candidate, 0, len(slots)), socketMatch(e.Cluster)
 	for _, slot := range slots {
 		if slot.Healthy == 0 || slices.Contains(slot.Down, p.Number) || !inSubset(part, e.Cluster, slot.Labels) {
 			continue
@@ -161,7 +162,7 @@ func slotEndpoints(h *Host, e *Exporter, p mesh.Port, part *mesh.Subset) []candi
 			from:     e,
 			locality: mesh.Locality{Region: e.Region, Zone: slot.Zone},
 			cluster:  e.Cluster,
-			endpoint: lbEndpoint(address, mesh.SlotSNI(slot.Index, p.Number, "", h.Name), weight,
+			endpoint: lbEndpoint(address, mesh.SlotSNI(slot.Index, p.Number, "", h.Name), weight, match,
 				map[string]string{"cluster": string(e.Cluster), "zone": slot.Zone, "version": slot.Labels["version"]}),
 		})
 	}
@@ -171,15 +172,20 @@ func slotEndpoints(h *Host, e *Exporter, p mesh.Port, part *mesh.Subset) []candi
 // maxWeight bounds the weight of one slot: Envoy refuses an assignment whose weights do not fit 32 bits together.
 const maxWeight = 10_000
 
-// lbEndpoint is one endpoint; hostname is the server name its connections ask for.
-func lbEndpoint(address *corev3.Address, hostname string, weight uint32, facts map[string]string) *endpointv3.LbEndpoint {
+// socketMatch chooses the TLS settings of a cluster's endpoints, which share it.
+func socketMatch(c mesh.ClusterName) *structpb.Struct {
+	return textStruct(map[string]string{"cluster": string(c)})
+}
+
+// lbEndpoint is one endpoint; hostname is the server name its connections ask for, match the socketMatch of its cluster.
+func lbEndpoint(address *corev3.Address, hostname string, weight uint32, match *structpb.Struct, facts map[string]string) *endpointv3.LbEndpoint {
 	return &endpointv3.LbEndpoint{
 		HostIdentifier:      &endpointv3.LbEndpoint_Endpoint{Endpoint: &endpointv3.Endpoint{Address: address, Hostname: hostname}},
 		LoadBalancingWeight: u32(weight),
-		Metadata: metadata(map[string]map[string]string{
-			"envoy.transport_socket_match": {"cluster": facts["cluster"]},
-			metadataFilter:                 facts,
-		}),
+		Metadata: &corev3.Metadata{FilterMetadata: map[string]*structpb.Struct{
+			"envoy.transport_socket_match": match,
+			metadataFilter:                 textStruct(facts),
+		}},
 	}
 }
 
