@@ -16,7 +16,7 @@ func TestWhoLeavesStaysInTheCluster(t *testing.T) {
 	name := mesh.ServiceName{Namespace: "shop", Name: "a"}
 	ports := []mesh.Port{{Name: "http", Number: 80, TargetPort: 8080, Protocol: mesh.HTTP}}
 	instance := func(name, account, address string) mesh.Update {
-		return mesh.SetWorkload{Workload: mesh.Workload{
+		return mesh.SetWorkload{Workload: &mesh.Workload{
 			Name: mesh.WorkloadName{Namespace: "shop", Name: name}, ServiceAccount: account, Labels: map[string]string{"app": "a"},
 			Address: netip.MustParseAddr(address), Ready: true,
 		}}

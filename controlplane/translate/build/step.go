@@ -193,12 +193,16 @@ type hostBuilt struct {
 	made  *made
 }
 
-// buildAll builds hosts, on all processors: before the first plan is whole nobody is served.
+// share is how many hosts are worth a processor of their own: of a few, the other processors are left to those who are
+// served meanwhile.
+const share = 16
+
+// buildAll builds hosts, on all processors where there are many.
 func (st *step) buildAll(hosts []*built) []hostBuilt {
 	out := make([]hostBuilt, len(hosts))
 	var taken atomic.Int64
 	var working sync.WaitGroup
-	parts := make([]step, min(runtime.GOMAXPROCS(0), len(hosts)))
+	parts := make([]step, max(1, min(runtime.GOMAXPROCS(0), len(hosts)/share)))
 	for i := range parts {
 		part := &parts[i]
 		*part = *st
