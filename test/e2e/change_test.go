@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -134,18 +135,14 @@ func vary(round int) { time.Sleep(time.Duration(round*70%410) * time.Millisecond
 
 // playSpin uses up one processor until its input ends.
 func playSpin() error {
-	done := make(chan struct{})
+	var ended atomic.Bool
 	go func() {
 		_, _ = io.Copy(io.Discard, os.Stdin)
-		close(done)
+		ended.Store(true)
 	}()
-	for {
-		select {
-		case <-done:
-			return nil
-		default:
-		}
+	for !ended.Load() {
 	}
+	return nil
 }
 
 // keepBusy has another process use up a processor for the rest of the test.

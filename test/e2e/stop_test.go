@@ -74,8 +74,9 @@ func oneByOne(stops []still) []still {
 	return all
 }
 
-// resolverPatience is how long a program waits for a name: two tries of 5 s (resolv.conf(5)).
-const resolverPatience = 10 * time.Second
+// patience is how long a caller's own Envoy or agent may stand still without a loss. Resolvers give up after two tries of
+// 5 s (resolv.conf(5)), and an Envoy that wakes up to a thousand requests at once does not get all of them through.
+const patience = 10 * time.Second
 
 func stopsAndGoesOn(t *testing.T, d *demo, s still, length time.Duration, fresh string) {
 	northAnswers(t, d)
@@ -108,12 +109,12 @@ func stopsAndGoesOn(t *testing.T, d *demo, s still, length time.Duration, fresh 
 	}
 	for from, result := range done {
 		got := <-result
-		answered := got.ByCode["200"]
-		if s.held && s.comm == agentComm && length > resolverPatience && from == "east" {
-			answered += got.ByCode["dns"] // of those that opened a connection meanwhile
+		mayFail := 0
+		if s.held && from == "east" && length > patience {
+			mayFail = rps * int(length.Seconds()) // what it held
 		}
-		if answered != got.Requests {
-			t.Errorf("from %s: %v", from, got)
+		if failed := got.Requests - got.ByCode["200"]; failed > mayFail {
+			t.Errorf("from %s: %d failed, want %d at most: %v", from, failed, mayFail, got)
 		}
 		// Twice what a fail-over may take; without one they would wait for the end of the stop.
 		if length >= 5*time.Second && got.MaxMs > 4000 && !(s.held && from == "east") {
