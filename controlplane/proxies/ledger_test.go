@@ -112,6 +112,9 @@ func TestLedgerText(t *testing.T) {
 		for range 1 + rand.IntN(4) {
 			bad[rand.IntN(len(bad)-1)] ^= byte(1 + rand.IntN(255)) // not the last end of line
 		}
+		if bytes.Equal(bad, text) { // one change took another back
+			continue
+		}
 		got, _, damaged := readLeaves(bad, now)
 		for _, e := range got.list(now) {
 			if !known[e.Serial] || e.Number >= got.next {
