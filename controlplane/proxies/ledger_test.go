@@ -112,16 +112,14 @@ func TestLedgerText(t *testing.T) {
 		for range 1 + rand.IntN(4) {
 			bad[rand.IntN(len(bad)-1)] ^= byte(1 + rand.IntN(255)) // not the last end of line
 		}
-		if bytes.Equal(bad, text) { // one change took another back
-			continue
-		}
 		got, _, damaged := readLeaves(bad, now)
 		for _, e := range got.list(now) {
 			if !known[e.Serial] || e.Number >= got.next {
 				t.Fatalf("made up %+v, next %d", e, got.next)
 			}
 		}
-		if damaged == 0 || got.next < 9 {
+		// A sum in capitals is the same sum.
+		if damaged == 0 && cmp.Diff(want, got.list(now)) != "" || got.next < 9 {
 			t.Fatalf("%d bytes damaged, next %d: a number would be given twice", damaged, got.next)
 		}
 	}
