@@ -9,10 +9,10 @@ import (
 	"isthmus.dev/isthmus/mesh"
 )
 
-// most is how many names of the clusterset are merged in one step once somebody is served: a few milliseconds. What another
+// most is how many names of the clusterset are merged in one step once somebody is served: a millisecond. What another
 // cluster exports may be ten thousand names, and a change of the members concerns all of them; an endpoint that changes
 // meanwhile does not wait for that.
-const most = 256
+const most = 64
 
 // joinImports merges the exports of names that changed; of all names when the members did. Those that are more than
 // f.most stay behind; those that were merged are given.

@@ -9,7 +9,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -99,10 +98,13 @@ func New(cfg Config) (*Server, error) {
 
 const (
 	// few is how many hosts are translated between two looks at the newest snapshot. A host takes about 0.1 ms: an
-	// endpoint that changes while a peer's thousands of services arrive waits for less than a millisecond.
-	few = 4
+	// endpoint that changes while a peer's thousands of services arrive waits for a millisecond.
+	few = 8
 	// pace is how often the streams are told meanwhile of what has been translated; of what is new they are told at once.
 	pace = 20 * time.Millisecond
+	// rest bounds the pause after each look, which is as long as the look was: half of a processor is left to those who
+	// are told, and to whoever has something newer.
+	rest = 2 * time.Millisecond
 )
 
 // Run keeps the plan up to date until ctx ends; its error is then nil. The first plan is made whole: a proxy that comes
@@ -116,7 +118,7 @@ func (s *Server) Run(ctx context.Context) error {
 			if !snapshot.Ready {
 				break
 			}
-			news := !plan.Of(snapshot)
+			begun, news := time.Now(), !plan.Of(snapshot)
 			next := plan.Advance(snapshot, most)
 			s.plan.Store(&next)
 			plan, most = next, few
@@ -128,7 +130,7 @@ func (s *Server) Run(ctx context.Context) error {
 			if done {
 				break
 			}
-			runtime.Gosched() // to those who were told, and to whoever has something newer
+			time.Sleep(min(time.Since(begun), rest))
 		}
 	}
 	return nil
