@@ -13,6 +13,9 @@ import (
 	"isthmus.dev/isthmus/xds"
 )
 
+// metadataFilter is the name under which clusters carry facts for statistics and for people.
+const metadataFilter = "isthmus"
+
 // httpOptions is the key under which a cluster carries its HTTP settings.
 const httpOptions = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
@@ -34,9 +37,9 @@ func outboundCluster(h *Host, p mesh.Port, subset string, rules Rules) *clusterv
 		CommonLbConfig:       loadBalancing(policy.OutlierDetection),
 		CircuitBreakers:      circuitBreakers(policy.ConnectionPool),
 		OutlierDetection:     outlierDetection(policy.OutlierDetection, p.Protocol.IsHTTP()),
-		Metadata: metadata(map[string]map[string]string{metadataFilter: {
+		Metadata: metadata(metadataFilter, map[string]string{
 			"host": string(h.Name), "namespace": h.Service.Namespace, "service": h.Service.Name, "subset": subset,
-		}}),
+		}),
 	}
 	if p.Protocol.IsHTTP() {
 		c.TypedExtensionProtocolOptions = map[string]*anypb.Any{httpOptions: sidecarHTTPOptions(policy.ConnectionPool)}
@@ -101,30 +104,28 @@ func emptyCluster(name string) *clusterv3.Cluster {
 	}
 }
 
-// upstreamTLS sets the transport sockets of c: one for each cluster that serves the host, chosen by the endpoint's
-// metadata, each accepting exactly the identities that cluster serves the host with. Those that have just gone stay for a
-// while, so that Envoy does not build the cluster anew at the moment when its endpoints go (see world, linger.go).
+// upstreamTLS sets the transport sockets of c: one for each cluster that serves the host, each accepting exactly the
+// identities that cluster serves the host with. Those of other clusters than the first are chosen by the metadata of the
+// endpoint's locality; the first's is also for an endpoint that matches none, which then must have one of its identities:
+// nothing is ever sent clear text. Each is a TLS context with the proxy's certificate in it, 15 kB of Envoy's memory. Those
+// that have just gone stay for a while, so that Envoy does not build the cluster anew at the moment when its endpoints go
+// (see world, linger.go).
 func upstreamTLS(c *clusterv3.Cluster, h *Host, p mesh.Port) {
-	for _, cluster := range h.servers() {
+	for i, cluster := range h.servers() {
+		socket := transportSocket(upstreamContext(h.identities(cluster), p.Protocol.IsHTTP()))
+		if i == 0 {
+			c.TransportSocket = socket
+			continue
+		}
 		c.TransportSocketMatches = append(c.TransportSocketMatches, &clusterv3.Cluster_TransportSocketMatch{
 			Name: string(cluster),
 			Match: &structpb.Struct{Fields: map[string]*structpb.Value{
-				"cluster": structpb.NewStringValue(string(cluster)),
+				clusterKey: structpb.NewStringValue(string(cluster)),
 			}},
-			TransportSocket: transportSocket(upstreamContext(h.identities(cluster), p.Protocol.IsHTTP())),
+			TransportSocket: socket,
 		})
 	}
-	// An endpoint without metadata matches nothing: it must not be sent clear text.
-	if c.TransportSocket = toNobody; p.Protocol.IsHTTP() {
-		c.TransportSocket = toNobodyHTTP
-	}
 }
-
-// mTLS to a server with an identity that nobody has.
-var (
-	toNobody     = transportSocket(upstreamContext(nil, false))
-	toNobodyHTTP = transportSocket(upstreamContext(nil, true))
-)
 
 func transportSocket(m proto.Message) *corev3.TransportSocket {
 	return &corev3.TransportSocket{

@@ -53,21 +53,12 @@ func socketAddress(ip string, port uint32) *corev3.Address {
 }
 
 // metadata is one filter's metadata made of strings. Empty values are left out.
-func metadata(filters map[string]map[string]string) *corev3.Metadata {
-	out := &corev3.Metadata{FilterMetadata: map[string]*structpb.Struct{}}
-	for filter, pairs := range filters {
-		out.FilterMetadata[filter] = textStruct(pairs)
-	}
-	return out
-}
-
-// textStruct is a struct made of strings. Empty values are left out.
-func textStruct(pairs map[string]string) *structpb.Struct {
-	fields := make(map[string]*structpb.Value, len(pairs))
+func metadata(filter string, pairs map[string]string) *corev3.Metadata {
+	fields := map[string]*structpb.Value{}
 	for k, v := range pairs {
 		if v != "" {
 			fields[k] = structpb.NewStringValue(v)
 		}
 	}
-	return &structpb.Struct{Fields: fields}
+	return &corev3.Metadata{FilterMetadata: map[string]*structpb.Struct{filter: {Fields: fields}}}
 }

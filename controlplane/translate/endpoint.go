@@ -6,14 +6,16 @@ import (
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
-	"google.golang.org/protobuf/types/known/structpb"
 
 	"isthmus.dev/isthmus/mesh"
 	"isthmus.dev/isthmus/xds"
 )
 
-// metadataFilter is the name under which endpoints and clusters carry facts for statistics and for people.
-const metadataFilter = "isthmus"
+// socketMatch is the name under which Envoy looks for what chooses the transport socket of an endpoint.
+const socketMatch = "envoy.transport_socket_match"
+
+// clusterKey is the key of what chooses it: the cluster that an endpoint is in.
+const clusterKey = "cluster"
 
 // candidate is one endpoint with the rank it has before priorities are numbered.
 type candidate struct {
@@ -126,7 +128,7 @@ func localEndpoints(h *Host, e *Exporter, p mesh.Port, part *mesh.Subset) []cand
 	if !ok || e.Backends == nil {
 		return nil
 	}
-	out, hostname, match := make([]candidate, 0, len(e.Backends.Instances)), mesh.SNI(p.Number, "", h.Name), socketMatch(e.Cluster)
+	out := make([]candidate, 0, len(e.Backends.Instances))
 	for _, w := range e.Backends.Instances {
 		port := w.TargetPort(own)
 		if !w.Serves(port) || !w.Address.IsValid() || !inSubset(part, e.Cluster, w.Labels) {
@@ -136,8 +138,7 @@ func localEndpoints(h *Host, e *Exporter, p mesh.Port, part *mesh.Subset) []cand
 			from:     e,
 			locality: mesh.Locality{Region: e.Region, Zone: w.Zone},
 			cluster:  e.Cluster,
-			endpoint: lbEndpoint(socketAddress(w.Address.String(), port), hostname, 1, match,
-				map[string]string{"cluster": string(e.Cluster), "zone": w.Zone, "instance": w.Name.Name, "version": w.Labels["version"]}),
+			endpoint: lbEndpoint(socketAddress(w.Address.String(), port), mesh.SNI(p.Number, "", h.Name), 1),
 		})
 	}
 	return out
@@ -148,7 +149,7 @@ func localEndpoints(h *Host, e *Exporter, p mesh.Port, part *mesh.Subset) []cand
 func slotEndpoints(h *Host, e *Exporter, p mesh.Port, part *mesh.Subset) []candidate {
 	slots := slices.Clone(e.Remote.Slots)
 	slices.SortFunc(slots, func(a, b mesh.Slot) int { return cmp.Compare(a.Index, b.Index) })
-	out, match := make([]candidate, 0, len(slots)), socketMatch(e.Cluster)
+	out := make([]candidate, 0, len(slots))
 	for _, slot := range slots {
 		if slot.Healthy == 0 || slices.Contains(slot.Down, p.Number) || !inSubset(part, e.Cluster, slot.Labels) {
 			continue
@@ -162,8 +163,7 @@ func slotEndpoints(h *Host, e *Exporter, p mesh.Port, part *mesh.Subset) []candi
 			from:     e,
 			locality: mesh.Locality{Region: e.Region, Zone: slot.Zone},
 			cluster:  e.Cluster,
-			endpoint: lbEndpoint(address, mesh.SlotSNI(slot.Index, p.Number, "", h.Name), weight, match,
-				map[string]string{"cluster": string(e.Cluster), "zone": slot.Zone, "version": slot.Labels["version"]}),
+			endpoint: lbEndpoint(address, mesh.SlotSNI(slot.Index, p.Number, "", h.Name), weight),
 		})
 	}
 	return out
@@ -172,20 +172,12 @@ func slotEndpoints(h *Host, e *Exporter, p mesh.Port, part *mesh.Subset) []candi
 // maxWeight bounds the weight of one slot: Envoy refuses an assignment whose weights do not fit 32 bits together.
 const maxWeight = 10_000
 
-// socketMatch chooses the TLS settings of a cluster's endpoints, which share it.
-func socketMatch(c mesh.ClusterName) *structpb.Struct {
-	return textStruct(map[string]string{"cluster": string(c)})
-}
-
-// lbEndpoint is one endpoint; hostname is the server name its connections ask for, match the socketMatch of its cluster.
-func lbEndpoint(address *corev3.Address, hostname string, weight uint32, match *structpb.Struct, facts map[string]string) *endpointv3.LbEndpoint {
+// lbEndpoint is one endpoint; hostname is the server name its connections ask for. It has no metadata: Envoy keeps an
+// endpoint's twice, 7 kB with five values in it (measured), and all there is to say is true of its whole locality.
+func lbEndpoint(address *corev3.Address, hostname string, weight uint32) *endpointv3.LbEndpoint {
 	return &endpointv3.LbEndpoint{
 		HostIdentifier:      &endpointv3.LbEndpoint_Endpoint{Endpoint: &endpointv3.Endpoint{Address: address, Hostname: hostname}},
 		LoadBalancingWeight: u32(weight),
-		Metadata: &corev3.Metadata{FilterMetadata: map[string]*structpb.Struct{
-			"envoy.transport_socket_match": match,
-			metadataFilter:                 textStruct(facts),
-		}},
 	}
 }
 
@@ -226,6 +218,7 @@ func assignment(name string, all []candidate) *endpointv3.ClusterLoadAssignment 
 		if i == 0 || newPriority || c.locality != all[i-1].locality || c.cluster != all[i-1].cluster {
 			group = &endpointv3.LocalityLbEndpoints{
 				Locality: &corev3.Locality{Region: c.locality.Region, Zone: c.locality.Zone, SubZone: string(c.cluster)},
+				Metadata: metadata(socketMatch, map[string]string{clusterKey: string(c.cluster)}),
 				Priority: priority,
 			}
 			cla.Endpoints = append(cla.Endpoints, group)

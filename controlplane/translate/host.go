@@ -32,7 +32,7 @@ type Host struct {
 	ClusterSet bool
 	VIP        netip.Addr // invalid while none is allocated
 	Ports      []mesh.Port
-	// Exporters are the clusters that serve it, in document order; of a local name this cluster alone.
+	// Exporters are the clusters that serve it, in document order, at least one; of a local name this cluster alone.
 	Exporters []Exporter
 	// Owner is the cluster whose rules count where the client's say nothing.
 	Owner mesh.ClusterName
