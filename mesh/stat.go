@@ -22,7 +22,13 @@ const (
 	AnyStat      = `[^.]+`
 	OutboundStat = `outbound_[^.]+` // at a caller's sidecar
 	InboundStat  = `inbound_[0-9]+` // at the application's own
+	// ClientConnections are what clients of a proxy have open: at listeners with a socket, and at those of virtual addresses.
+	// Connections of the internal listeners are the proxy's own, pooled, and outlive every client.
+	ClientConnections = `listener\.(` + OutboundListeners + `|[0-9.]*_[0-9]*)\.downstream_cx_active`
 )
+
+// OutboundListeners is what the listeners of virtual addresses count under, all together: ten statistics, and not ten each.
+const OutboundListeners = "outbound"
 
 // StatName is the name of a host's port: outbound_<port>_<service>_<namespace>_<local|clusterset>[_<subset>], or
 // outbound_<port>_<host> where the host is no service.

@@ -112,7 +112,13 @@ func emptyCluster(name string) *clusterv3.Cluster {
 // (see world, linger.go).
 func upstreamTLS(c *clusterv3.Cluster, h *Host, p mesh.Port) {
 	for i, cluster := range h.servers() {
-		socket := transportSocket(upstreamContext(h.identities(cluster), p.Protocol.IsHTTP()))
+		tls := upstreamContext(h.identities(cluster), p.Protocol.IsHTTP())
+		if cluster == h.Self.Cluster {
+			tls.Sni = mesh.SNI(p.Number, "", h.Name) // one name for all instances; each slot of another cluster has its own
+		} else {
+			tls.AutoHostSni = true
+		}
+		socket := transportSocket(tls)
 		if i == 0 {
 			c.TransportSocket = socket
 			continue

@@ -138,7 +138,7 @@ func localEndpoints(h *Host, e *Exporter, p mesh.Port, part *mesh.Subset) []cand
 			from:     e,
 			locality: mesh.Locality{Region: e.Region, Zone: w.Zone},
 			cluster:  e.Cluster,
-			endpoint: lbEndpoint(socketAddress(w.Address.String(), port), mesh.SNI(p.Number, "", h.Name), 1),
+			endpoint: lbEndpoint(socketAddress(w.Address.String(), port), "", 1),
 		})
 	}
 	return out
@@ -172,7 +172,7 @@ func slotEndpoints(h *Host, e *Exporter, p mesh.Port, part *mesh.Subset) []candi
 // maxWeight bounds the weight of one slot: Envoy refuses an assignment whose weights do not fit 32 bits together.
 const maxWeight = 10_000
 
-// lbEndpoint is one endpoint; hostname is the server name its connections ask for. It has no metadata: Envoy keeps an
+// lbEndpoint is one endpoint; hostname is the server name its connections ask for, where it is not that of all. It has no metadata: Envoy keeps an
 // endpoint's twice, 7 kB with five values in it (measured), and all there is to say is true of its whole locality.
 func lbEndpoint(address *corev3.Address, hostname string, weight uint32) *endpointv3.LbEndpoint {
 	return &endpointv3.LbEndpoint{

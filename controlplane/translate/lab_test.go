@@ -256,7 +256,7 @@ func (l *lab) opened(b *static) map[string]string {
 	for _, listener := range b.listeners {
 		if listener["bindToPort"] == false {
 			port := freePort(l.t)
-			chain := listener["filterChains"].([]any)[0].(object)
+			chain := listener["defaultFilterChain"].(object)
 			ports[chain["name"].(string)] = fmt.Sprintf("127.0.0.1:%d", port)
 			delete(listener, "bindToPort")
 			listener["address"] = object{"socketAddress": object{"address": "127.0.0.1", "portValue": port}}

@@ -33,7 +33,7 @@ const (
 	// localFailures in a row (refused, timed out, cut) eject an endpoint; see triesInPriority.
 	localFailures = 2 * triesInPriority
 	// Ejected endpoints are tried again soon: a cluster that returns must be in use within 5 s.
-	ejectionInterval = 500 * time.Millisecond
+	ejectionInterval = time.Second
 	baseEjection     = time.Second
 	maxEjection      = 2 * time.Second
 	// ruleServerErrors in a row eject where a rule asks for outlier detection without a count (Istio's default).
@@ -83,8 +83,11 @@ const (
 const (
 	answerHeader = "x-isthmus-answer"
 	answerFormat = "%RESPONSE_CODE%/%REQ(X-ENVOY-ATTEMPT-COUNT)%"
-	answerRetry  = "503/[12]"
 )
+
+// answerRetry are the answers after which another try is made. They are whole values: Envoy's memory has a regular
+// expression for each route that has one.
+var answerRetry = []string{"503/1", "503/2"}
 
 func connectTimeout(pool *mesh.ConnectionPool) time.Duration {
 	if pool != nil && pool.ConnectTimeout > 0 {
@@ -208,8 +211,10 @@ func retryPolicies(r *mesh.Retries) (idempotent, other *routev3.RetryPolicy) {
 		return p, p
 	}
 	idempotent, other = retryPolicy(idempotentRetryOn, attempts, perTry), retryPolicy(safeRetryOn, attempts, perTry)
-	idempotent.RetriableHeaders = append(idempotent.RetriableHeaders, headerMatcher(answerHeader, mesh.StringMatch{Kind: mesh.Regex, Value: answerRetry}, false),
-		headerMatcher(cutHeader, mesh.StringMatch{Kind: mesh.Present}, false))
+	for _, answer := range answerRetry {
+		idempotent.RetriableHeaders = append(idempotent.RetriableHeaders, headerMatcher(answerHeader, mesh.StringMatch{Kind: mesh.Exact, Value: answer}, false))
+	}
+	idempotent.RetriableHeaders = append(idempotent.RetriableHeaders, headerMatcher(cutHeader, mesh.StringMatch{Kind: mesh.Present}, false))
 	return idempotent, other
 }
 

@@ -117,7 +117,7 @@ func combined(secret string, sans []*tlsv3.SubjectAltNameMatcher) *tlsv3.CommonT
 	}
 }
 
-// upstreamContext is mTLS to a sidecar that has one of the identities. The server name is the endpoint's hostname.
+// upstreamContext is mTLS to a sidecar that has one of the identities. It asks for no server name yet.
 func upstreamContext(identities []string, http bool) *tlsv3.UpstreamTlsContext {
 	if len(identities) == 0 {
 		identities = []string{nobody}
@@ -128,7 +128,7 @@ func upstreamContext(identities []string, http bool) *tlsv3.UpstreamTlsContext {
 	}
 	common := commonContext(http)
 	common.ValidationContextType = combined(AnchorSecret, sans)
-	return &tlsv3.UpstreamTlsContext{CommonTlsContext: common, AutoHostSni: true, MaxSessionKeys: u32(0)}
+	return &tlsv3.UpstreamTlsContext{CommonTlsContext: common, MaxSessionKeys: u32(0)}
 }
 
 // downstreamContext demands a client certificate and resumes no session: a resumed one would let an expired

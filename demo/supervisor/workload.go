@@ -168,10 +168,9 @@ func awaitNoConnections(ctx context.Context, agent string, least time.Time) {
 	}
 }
 
-// connections counts what clients of a sidecar have open. Its internal listeners
-// are not asked: their connections are its own, pooled, and outlive every client.
+// connections counts what clients of a sidecar have open.
 func connections(ctx context.Context, agent string) (int, error) {
-	text, err := askAgent(ctx, agent, http.MethodGet, `/stats?format=json&filter=^listener\.[0-9.]*_[0-9]*\.downstream_cx_active$`)
+	text, err := askAgent(ctx, agent, http.MethodGet, "/stats?format=json&filter=^"+mesh.ClientConnections+"$")
 	if err != nil {
 		return 0, err
 	}

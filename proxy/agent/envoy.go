@@ -21,6 +21,7 @@ import (
 
 	"isthmus.dev/isthmus/internal/hint"
 	"isthmus.dev/isthmus/internal/version"
+	"isthmus.dev/isthmus/mesh"
 	"isthmus.dev/isthmus/proxy/bootstrap"
 )
 
@@ -181,10 +182,9 @@ func (e *envoy) ready(ctx context.Context) error {
 	return err
 }
 
-// connections counts what clients have open. The internal listeners are not theirs: they hold the pooled connections to
-// other clusters, which outlive every client.
+// connections counts what clients have open.
 func (e *envoy) connections(ctx context.Context) (int, error) {
-	text, err := e.text(ctx, http.MethodGet, `/stats?format=json&filter=^listener\.[0-9.]*_[0-9]*\.downstream_cx_active$`)
+	text, err := e.text(ctx, http.MethodGet, "/stats?format=json&filter=^"+mesh.ClientConnections+"$")
 	if err != nil {
 		return 0, err
 	}

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -151,39 +152,62 @@ func outcomeOf(err error) outcome {
 	return lookFailed
 }
 
-// traffic reads what Envoy counted of the application's ports.
+// traffic reads what Envoy counted of the application's ports: by the page of clusters, whose filter leaves out all others
+// at once. That of statistics looks at each statistic of every service, 30 ms of Envoy's time at 1,000 services.
 func (e *envoy) traffic(ctx context.Context, apps []app) (map[uint16]traffic, error) {
-	filter := `^cluster\.` + mesh.InboundStat + `\.upstream_(rq_total|rq_completed|cx_connect_fail)$`
-	text, err := e.text(ctx, http.MethodGet, "/stats?format=json&filter="+url.QueryEscape(filter))
+	text, err := e.text(ctx, http.MethodGet, "/clusters?format=json&filter="+url.QueryEscape("^"+regexp.QuoteMeta(inboundPrefix)))
 	if err != nil {
 		return nil, err
 	}
 	return trafficOf([]byte(text), apps)
 }
 
-// trafficOf reads Envoy's statistics. A request of a TCP port is a connection that was made.
-func trafficOf(stats []byte, apps []app) (map[uint16]traffic, error) {
+// trafficOf reads Envoy's page of clusters (envoy.admin.v3.Clusters). A request of a TCP port is a connection that was made;
+// of HTTP those count that were answered, with anything but a server error. Several clusters may lead to one port.
+func trafficOf(clusters []byte, apps []app) (map[uint16]traffic, error) {
 	var doc struct {
-		Stats []struct {
-			Name  string `json:"name"`
-			Value uint64 `json:"value"`
-		} `json:"stats"`
+		Clusters []struct {
+			Hosts []struct {
+				Address struct {
+					Socket struct {
+						Port uint16 `json:"port_value"`
+					} `json:"socket_address"`
+				} `json:"address"`
+				Stats []struct {
+					Name  string `json:"name"`
+					Value uint64 `json:"value,string"` // absent if 0
+				} `json:"stats"`
+			} `json:"host_statuses"`
+		} `json:"cluster_statuses"`
 	}
-	if err := json.Unmarshal(stats, &doc); err != nil {
-		return nil, fmt.Errorf("envoy's statistics: %w", err)
-	}
-	values := map[string]uint64{}
-	for _, s := range doc.Stats {
-		values[s.Name] = s.Value
+	if err := json.Unmarshal(clusters, &doc); err != nil {
+		return nil, fmt.Errorf("envoy's clusters: %w", err)
 	}
 	out := map[uint16]traffic{}
+	done := map[uint16]string{}
 	for _, a := range apps {
-		prefix := "cluster." + mesh.InboundStatName(uint32(a.address.Port())) + ".upstream_"
-		done := "rq_completed"
+		out[a.address.Port()], done[a.address.Port()] = traffic{}, "rq_success"
 		if !a.protocol.IsHTTP() {
-			done = "rq_total"
+			done[a.address.Port()] = "rq_total"
 		}
-		out[a.address.Port()] = traffic{done: values[prefix+done], failed: values[prefix+"cx_connect_fail"]}
+	}
+	for _, c := range doc.Clusters {
+		for _, h := range c.Hosts {
+			port := h.Address.Socket.Port
+			t, ok := out[port]
+			if !ok {
+				continue
+			}
+			for _, s := range h.Stats {
+				switch s.Name {
+				case done[port]:
+					t.done += s.Value
+				case "cx_connect_fail":
+					t.failed += s.Value
+				}
+			}
+			out[port] = t
+		}
 	}
 	return out, nil
 }

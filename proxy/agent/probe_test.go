@@ -61,9 +61,17 @@ func TestTrafficOf(t *testing.T) {
 		{address: netip.MustParseAddrPort("10.0.0.1:8000"), protocol: mesh.HTTP},
 		{address: netip.MustParseAddrPort("10.0.0.1:7000"), protocol: mesh.TCP},
 	}
-	got, err := trafficOf([]byte(`{"stats":[{"name":"cluster.inbound_8000.upstream_rq_total","value":9},
-		{"name":"cluster.inbound_8000.upstream_rq_completed","value":7},{"name":"cluster.inbound_8000.upstream_cx_connect_fail","value":2},
-		{"name":"cluster.inbound_7000.upstream_rq_total","value":3}]}`), apps)
+	got, err := trafficOf([]byte(`{"cluster_statuses":[
+		{"name":"inbound|8000||","host_statuses":[{"address":{"socket_address":{"address":"10.0.0.1","port_value":8000}},"stats":[
+			{"name":"cx_connect_fail","value":"2"},{"name":"rq_total","value":"9"},{"name":"rq_error","value":"1"},{"name":"rq_success","value":"4"},
+			{"type":"GAUGE","name":"rq_active","value":"1"}]}]},
+		{"name":"inbound|8000|grpc|","host_statuses":[{"address":{"socket_address":{"address":"10.0.0.1","port_value":8000}},"stats":[
+			{"name":"cx_connect_fail"},{"name":"rq_success","value":"3"}]}]},
+		{"name":"inbound|7000||","host_statuses":[{"address":{"socket_address":{"address":"10.0.0.1","port_value":7000}},"stats":[
+			{"name":"rq_total","value":"3"},{"name":"rq_success","value":"1"}]}]},
+		{"name":"inbound|6000||","host_statuses":[{"address":{"socket_address":{"address":"10.0.0.1","port_value":6000}},"stats":[
+			{"name":"rq_success","value":"1"}]}]},
+		{"name":"inbound|5000||"}]}`), apps)
 	if diff := cmp.Diff(map[uint16]traffic{8000: {7, 2}, 7000: {3, 0}}, got, cmp.AllowUnexported(traffic{})); diff != "" || err != nil {
 		t.Errorf("%v (-want +got):\n%s", err, diff)
 	}

@@ -33,9 +33,11 @@ var (
 		`cluster\.` + mesh.AnyStat + `\.membership_(total|healthy|change)`,
 		`cluster\.` + mesh.AnyStat + `\.outlier_detection\.ejections_(active|enforced_total)`,
 		`cluster\.` + mesh.AnyStat + `\.ssl\.(handshake|connection_error|fail_verify_[a-z_]+)`,
-		`http\..*\.downstream_rq_(total|active|completed|time|[1-5]xx)`,
-		`http\..*\.downstream_cx_(total|active)`,
-		`http\..*\.rbac\.(allowed|denied)`,
+		// One each of these is made with the listener of each service, whether it is called or not: three are what the
+		// live table shows, the cluster counts the rest, and makes those when it is called first.
+		`http\.` + mesh.OutboundStat + `\.downstream_rq_(total|5xx|time)`,
+		`http\.` + mesh.InboundStat + `\.downstream_rq_(total|active|completed|time|[1-5]xx)`,
+		`http\.` + mesh.InboundStat + `\.downstream_cx_(total|active)`,
 		`.*\.rbac\.(allowed|denied)`,
 	}
 	// A gateway has one cluster a slot of every exported service, 10,000 in a large cluster: they count nothing. The
