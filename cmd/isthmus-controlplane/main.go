@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"strings"
 	"syscall"
 	"time"
@@ -18,7 +19,14 @@ import (
 	"isthmus.dev/isthmus/internal/version"
 )
 
+// growth is by how much the heap may grow from one collection to the next, in percent of what is in use. A control plane
+// holds much and changes little: its memory is an eighth less than with Go's 100, for a few hundredths of its processor time.
+const growth = 75
+
 func main() {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(growth)
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if err := command().ExecuteContext(ctx); err != nil {
