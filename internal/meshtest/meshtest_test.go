@@ -166,3 +166,33 @@ func TestGateway(t *testing.T) {
 
 // errSeen ends a handshake when the server has shown its certificate.
 var errSeen = errors.New("seen")
+
+// TestKeep: a proxy that keeps some bodies only has the names and versions that one has which keeps all, and those bodies.
+func TestKeep(t *testing.T) {
+	t.Parallel()
+	east := meshtest.Start(t, meshtest.Clusters("east")).Cluster("east")
+	east.Run(review("reviews-1"))
+	all := east.Proxy("other", "caller")
+	some, err := east.Connect(t.Context(), meshtest.ProxyConfig{Namespace: "other", Instance: "second", Keep: func(typeURL, _ string) bool { return typeURL == xds.EndpointType }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	named := func(s xds.State) bool { return meshtest.Names(s)[string(local)] != "" }
+	all.Wait("the name", named)
+	some.Wait("as many names", func(s xds.State) bool { return s.Len(xds.NameTableType) == all.State().Len(xds.NameTableType) })
+	want, got := all.Synced(), some.Synced()
+	shared := func(typeURL string) bool { return typeURL != xds.SecretType }
+	for _, typeURL := range meshtest.Types {
+		if changed, removed := xds.Diff(want, got, typeURL); shared(typeURL) && len(changed)+len(removed) > 0 {
+			t.Errorf("%s: %q and %q differ", typeURL, changed, removed)
+		}
+		for r := range got.All(typeURL) {
+			if kept := len(r.Body.GetValue()) > 0; kept != (typeURL == xds.EndpointType) {
+				t.Errorf("%s %s: body kept: %t", typeURL, r.Name, kept)
+			}
+		}
+	}
+	if !has(local, "10.1.0.1:8080")(got) {
+		t.Error("the endpoints are others")
+	}
+}
