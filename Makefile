@@ -15,7 +15,7 @@ COMMIT := $(shell git rev-parse HEAD 2>/dev/null)
 LDFLAGS := -w -X isthmus.dev/isthmus/internal/version.version=$(VERSION) -X isthmus.dev/isthmus/internal/version.commit=$(COMMIT)
 
 # What runs concurrently with shared state; these are tested under the race detector as well.
-RACE := ./controlplane/world/... ./controlplane/allocate/commit/... ./controlplane/translate/build/... ./controlplane/xdsserver/... ./controlplane/proxies/... ./xds/... ./federation/streams/... ./federation/peers/... \
+RACE := ./discovery/etcd/... ./controlplane/world/... ./controlplane/allocate/commit/... ./controlplane/translate/build/... ./controlplane/xdsserver/... ./controlplane/proxies/... ./xds/... ./federation/streams/... ./federation/peers/... \
 	./federation/gossip/... ./federation/tunnel/... ./proxy/agent/... ./internal/meshtest/...
 UNIT = $(shell go list ./... | grep -v /test/e2e)
 
