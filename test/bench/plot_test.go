@@ -17,9 +17,9 @@ type point struct {
 
 // Size of a plot and its margins, in SVG's units.
 const (
-	plotWidth, plotHeight = 640, 360
+	plotWidth, plotHeight = 660, 360
 	plotLeft, plotBottom  = 60, 40
-	plotTop, plotRight    = 30, 130
+	plotTop, plotRight    = 30, 150
 )
 
 // plot draws what an update costs over the number of services, both axes logarithmic: what is flat does not grow.
