@@ -172,8 +172,9 @@ func slotEndpoints(h *Host, e *Exporter, p mesh.Port, part *mesh.Subset) []candi
 // maxWeight bounds the weight of one slot: Envoy refuses an assignment whose weights do not fit 32 bits together.
 const maxWeight = 10_000
 
-// lbEndpoint is one endpoint; hostname is the server name its connections ask for, where it is not that of all. It has no metadata: Envoy keeps an
-// endpoint's twice, 7 kB with five values in it (measured), and all there is to say is true of its whole locality.
+// lbEndpoint is one endpoint; hostname is the server name its connections ask for, where it is not that of all. It has no
+// metadata: Envoy keeps an endpoint's twice, 7 kB with five values in it (measured), and all there is to say is true of its
+// whole locality.
 func lbEndpoint(address *corev3.Address, hostname string, weight uint32) *endpointv3.LbEndpoint {
 	return &endpointv3.LbEndpoint{
 		HostIdentifier:      &endpointv3.LbEndpoint_Endpoint{Endpoint: &endpointv3.Endpoint{Address: address, Hostname: hostname}},

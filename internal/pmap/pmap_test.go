@@ -146,6 +146,7 @@ func BenchmarkGet(b *testing.B) {
 		m.Get(names[i%len(names)])
 	}
 }
+
 // TestLeaves: the leaves one behind the other are the map, and a key is in the leaf that its place says.
 func TestLeaves(t *testing.T) {
 	for _, n := range []int{0, 1, 16, 17, 48, 3000} {
