@@ -29,11 +29,11 @@ var withoutV1 = stateOf("c:reviews=1", "e:reviews=1", "l:out=1", "r:reviews=1")
 // Envoy looks a cluster up again for every retry (router, doRetry) and answers "no healthy upstream" when it is gone.
 func TestClusterOutlivesItsLastRoute(t *testing.T) {
 	p := moved(t)
-	for range 2 * lingerTicks {
+	for range 2 * LongestRequest {
 		p.expect("the route is not acknowledged, so its requests still go to v1", p.s.Tick())
 	}
 	p.ack("requests under way still name v1", RouteType)
-	for range lingerTicks - 1 {
+	for range LongestRequest - 1 {
 		p.expect("and may for as long as a request takes", p.s.Tick())
 		p.update("events do not put it off", withoutV1)
 		if st := p.status(ClusterType); !st.Synced || st.Acked != st.Version {
@@ -51,7 +51,7 @@ func TestClusterOutlivesItsLastRoute(t *testing.T) {
 func TestLingeringIsCancelled(t *testing.T) {
 	p := moved(t)
 	p.ack("", RouteType)
-	for range lingerTicks - 1 {
+	for range LongestRequest - 1 {
 		p.expect("", p.s.Tick())
 	}
 	p.update("the name returns unchanged: nothing is sent", withoutV1.
@@ -60,7 +60,7 @@ func TestLingeringIsCancelled(t *testing.T) {
 		t.Error("Waiting is true though the name is back")
 	}
 	p.update("it leaves again", withoutV1)
-	for range lingerTicks - 1 {
+	for range LongestRequest - 1 {
 		p.expect("and has all its time once more", p.s.Tick())
 	}
 	p.expect("", p.s.Tick(), "ClusterLoadAssignment -v1")
@@ -96,7 +96,7 @@ func TestRemovalsWithoutAQuietMoment(t *testing.T) {
 		}
 	}
 	take([]Response{{TypeURL: RouteType, Nonce: p.nonce[RouteType]}})
-	for n := range 100 * lingerTicks {
+	for n := range 100 * LongestRequest {
 		take(p.s.Update(withoutV1.
 			Apply(RouteType, []Resource{res(RouteType, "reviews", fmt.Sprint(n))}, nil).
 			Apply(EndpointType, []Resource{res(EndpointType, "reviews", fmt.Sprint(n))}, nil)))

@@ -57,7 +57,7 @@ func TestLoadKeepsLittle(t *testing.T) {
 				t.Fatalf("clusters: %d entries kept, at most %d wanted", kept, bound)
 			}
 		}
-		for range 2 * lingerTicks {
+		for range 2 * LongestRequest {
 			for queue = session.Tick(); len(queue) > 0; queue = queue[1:] {
 				if err := client.Receive(queue[0]); err != nil {
 					t.Fatal(err)

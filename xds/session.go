@@ -26,8 +26,9 @@ type Config struct {
 	Linger int
 }
 
-// lingerTicks is the default of Config.Linger; the first tick may come at once, so it is 29 to 30 s.
-const lingerTicks = 30
+// LongestRequest is how long a request without a time-out is reckoned to take, in ticks: what it may need stays that long after
+// nothing refers to it any more. The first tick may come at once, so it is 29 to 30 s.
+const LongestRequest = 30
 
 // maxHeldTicks is how long listeners and routes are held back for a new cluster whose endpoints the client has not
 // asked for. Envoy asks at once; a client that never does must not wait for ever.
@@ -113,7 +114,7 @@ func NewSession(cfg Config) *Session {
 		cfg.MaxBytes = 4 << 20
 	}
 	if cfg.Linger == 0 && cfg.Authoritative {
-		cfg.Linger = lingerTicks
+		cfg.Linger = LongestRequest
 	}
 	return &Session{cfg: cfg, subs: map[string]*subscription{}, awaited: map[string]int{}}
 }

@@ -6,15 +6,16 @@ import (
 
 	"isthmus.dev/isthmus/internal/pmap"
 	"isthmus.dev/isthmus/mesh"
+	"isthmus.dev/isthmus/xds"
 )
 
-// lingers is how many seconds a server is remembered after it has gone, the first of which may be short: the longest time
-// that a request without a time-out is reckoned to take.
+// lingers is how many seconds a server is remembered after it has gone, the first of which may be short: as long as a cluster
+// without a route.
 //
 // What an Envoy knows of a service's servers is made of them: take one away, and Envoy builds the service anew while
 // requests are under way. If at that moment the service also has fewer priorities, because the endpoints go too, Envoy 1.40
 // ends: a request that is tried again still reckons with those that were. So endpoints go at once, and who had them later.
-const lingers = 30
+const lingers = xds.LongestRequest
 
 // server is a cluster that serves a name, or with an account one of those it serves it by.
 type server struct {
@@ -35,18 +36,20 @@ func (f *folding) joinLingering(names ...map[mesh.ServiceName]bool) {
 			if sameServers(before, after, name) {
 				continue
 			}
-			had, has := servers(before, name), servers(after, name)
-			next := leavers{}
-			if old, ok := left.Get(name); ok {
-				maps.Copy(next, *old)
+			old, next := leavers{}, leavers{}
+			if known, ok := left.Get(name); ok {
+				old = *known
 			}
-			for of := range had {
+			maps.Copy(next, old)
+			for of := range servers(before, name) {
 				next[of] = lingers
 			}
-			for of := range has {
+			for of := range servers(after, name) {
 				delete(next, of)
 			}
-			remember(left, lingering, name, next)
+			if !maps.Equal(old, next) {
+				remember(left, lingering, name, next)
+			}
 		}
 	}
 	s.left, s.Lingering = left.Map(), lingering.Map()

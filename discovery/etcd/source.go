@@ -5,11 +5,10 @@ import (
 	"errors"
 	"log/slog"
 	"runtime"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"isthmus.dev/isthmus/config"
+	"isthmus.dev/isthmus/internal/parallel"
 	"isthmus.dev/isthmus/mesh"
 )
 
@@ -151,24 +150,10 @@ type compiled struct {
 
 // compile compiles objects on all processors: a control plane that starts has to wait for nothing else as long.
 func (s *Source) compile(objects []config.Stored) []compiled {
-	const some = 64 // objects that one takes at a time
 	out := make([]compiled, len(objects))
-	var taken atomic.Int64
-	var working sync.WaitGroup
-	for i := range s.compilers {
-		working.Go(func() {
-			for {
-				end := int(taken.Add(some))
-				for k := end - some; k < min(end, len(objects)); k++ {
-					out[k].value, out[k].findings = s.compilers[i].Compile(objects[k].Object())
-				}
-				if end >= len(objects) {
-					return
-				}
-			}
-		})
-	}
-	working.Wait()
+	parallel.For(len(s.compilers), len(objects), func(worker, i int) {
+		out[i].value, out[i].findings = s.compilers[worker].Compile(objects[i].Object())
+	})
 	return out
 }
 

@@ -5,11 +5,10 @@ import (
 	"reflect"
 	"runtime"
 	"slices"
-	"sync"
-	"sync/atomic"
 
 	"isthmus.dev/isthmus/controlplane/translate"
 	"isthmus.dev/isthmus/controlplane/world"
+	"isthmus.dev/isthmus/internal/parallel"
 	"isthmus.dev/isthmus/internal/pmap"
 	"isthmus.dev/isthmus/mesh"
 )
@@ -200,20 +199,14 @@ const share = 16
 // buildAll builds hosts, on all processors where there are many.
 func (st *step) buildAll(hosts []*built) []hostBuilt {
 	out := make([]hostBuilt, len(hosts))
-	var taken atomic.Int64
-	var working sync.WaitGroup
 	parts := make([]step, max(1, min(runtime.GOMAXPROCS(0), len(hosts)/share)))
 	for i := range parts {
-		part := &parts[i]
-		*part = *st
-		part.work = Work{}
-		working.Go(func() {
-			for k := int(taken.Add(1)) - 1; k < len(hosts); k = int(taken.Add(1)) - 1 {
-				out[k].built, out[k].made = part.build(hosts[k].host)
-			}
-		})
+		parts[i] = *st
+		parts[i].work = Work{}
 	}
-	working.Wait()
+	parallel.For(len(parts), len(hosts), func(worker, i int) {
+		out[i].built, out[i].made = parts[worker].build(hosts[i].host)
+	})
 	for i := range parts {
 		st.work = st.work.plus(parts[i].work)
 	}
