@@ -18,20 +18,20 @@ const AnnotationExportTo = "isthmus.dev/export-to"
 
 const maxPorts = 64
 
-func makeService(m *maker) {
+func lowerService(m *maker) any {
 	var svc corev1.Service
 	if err := json.Unmarshal(m.whole, &svc); err != nil {
 		m.problem(nil, "spec", "%v", err)
-		return
+		return nil
 	}
 	name := mesh.ServiceName{Namespace: m.item.Namespace, Name: m.item.Name}
 	if err := name.Validate(); err != nil {
 		m.problem(nil, "metadata.name", "%v", err)
-		return
+		return nil
 	}
 	if len(svc.Spec.Ports) == 0 || len(svc.Spec.Ports) > maxPorts {
 		m.problem(nil, "spec.ports", "a service has 1 to %d ports, this one has %d", maxPorts, len(svc.Spec.Ports))
-		return
+		return nil
 	}
 	out := &mesh.Service{Name: name, Selector: svc.Spec.Selector}
 	numbers, names := map[uint32]bool{}, map[string]bool{}
@@ -64,7 +64,7 @@ func makeService(m *maker) {
 		out.Ports = append(out.Ports, port)
 	}
 	slices.SortFunc(out.Ports, func(a, b mesh.Port) int { return cmp.Compare(a.Number, b.Number) })
-	m.item.service = out
+	return out
 }
 
 // protocols of appProtocol and of the port name's first part, as Istio reads them. What speaks HTTP/2 to the
@@ -97,15 +97,15 @@ func (m *maker) protocol(p corev1.ServicePort, i int) mesh.Protocol {
 	return mesh.TCP
 }
 
-func makeExport(m *maker) {
+func lowerExport(m *maker) any {
 	name := mesh.ServiceName{Namespace: m.item.Namespace, Name: m.item.Name}
 	if err := name.Validate(); err != nil {
 		m.problem(nil, "metadata.name", "%v", err)
-		return
+		return nil
 	}
 	if err := mesh.CheckSNI(name.ClusterSetHost()); err != nil {
 		m.problem(nil, "metadata.name", "%v", err)("choose a shorter service or namespace name")
-		return
+		return nil
 	}
 	export := &mesh.Export{}
 	for _, c := range strings.Split(m.meta.Annotations[AnnotationExportTo], ",") {
@@ -123,5 +123,5 @@ func makeExport(m *maker) {
 		m.problem(child(m.root, "metadata"), "metadata.annotations", "%s names no cluster", AnnotationExportTo)(
 			"remove the annotation to export to every member, or delete the export")
 	}
-	m.item.export = export
+	return export
 }

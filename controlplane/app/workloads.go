@@ -62,7 +62,7 @@ func (cp *controlPlane) newWorkloads() (*workloads, error) {
 	})
 	w.xds, err = xdsserver.New(xdsserver.Config{
 		Snapshot: cp.world.Snapshot, Watch: cp.world.Watch, Log: cp.log,
-		Options: translate.Options{FederationSocket: cp.config.socket(federationSocket)},
+		Options: translate.Options{FederationSocket: cp.config.socket(federationSocket), RootNamespace: cp.config.rootNamespace()},
 		Identify: xdsserver.PeerIdentity(func() (mesh.TrustDomain, bool) {
 			identity := cp.world.Snapshot().Identity
 			if identity == nil {

@@ -187,13 +187,15 @@ func (s *state) behind(service *mesh.Service) *mesh.Backends {
 
 // SubsetKeys are the labels by which subsets of a service select: those that travel with its slots.
 func SubsetKeys(s *Snapshot, name mesh.ServiceName) []string {
-	var rules []*mesh.DestinationRule
-	for _, host := range []mesh.Host{name.LocalHost(), name.ClusterSetHost()} {
-		if of := s.Rules.At(host); of != nil {
-			rules = append(rules, of.DestinationRules...)
+	var subsets []mesh.Subset
+	if of := s.Rules.At(name.ClusterSetHost()); of != nil {
+		for _, w := range of.Policies {
+			for i := range w.Rule.Subsets {
+				subsets = append(subsets, w.Rule.Subsets[i].Subset)
+			}
 		}
 	}
-	return allocate.Keys(rules...)
+	return allocate.Keys(subsets...)
 }
 
 func sameBackends(a, b *mesh.Backends) bool {

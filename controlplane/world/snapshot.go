@@ -7,6 +7,7 @@ import (
 
 	"isthmus.dev/isthmus/internal/pmap"
 	"isthmus.dev/isthmus/mesh"
+	"isthmus.dev/isthmus/rule"
 )
 
 // Snapshot is the whole state of one control plane at one moment, with its indexes: what several readers would each work
@@ -24,8 +25,8 @@ type Snapshot struct {
 	Imports pmap.Map[mesh.ServiceName, mesh.Import]
 	// Lingering are the servers that have just gone, of each service that has any.
 	Lingering pmap.Map[mesh.ServiceName, mesh.Lingering]
-	// Rules are this cluster's, by each host they name.
-	Rules pmap.Map[mesh.Host, mesh.HostRules]
+	// Rules are this cluster's, by each host they may govern: of a service's clusterset name those for its local one too.
+	Rules pmap.Map[mesh.Host, rule.Set]
 	// Findings are those about each object alone, and those that show only among others (an export without a service).
 	Findings pmap.Map[mesh.ObjectName, []mesh.Finding]
 	// Zones are those that workloads are in, sorted.
