@@ -261,6 +261,7 @@ func TestLife(t *testing.T) {
 		eventually(t, "changed", answers(s.plain, "/", "200 later"))
 		eventually(t, "up to date", truth(func() bool { h := cp.health.Load(); return cp.synced() && h != nil && len(h.Behind) == 0 }))
 	})
+	t.Run("what its Envoy has is told, but for its keys", func(t *testing.T) { checkInspected(t, cp) })
 	t.Run("what Envoy refuses is shown and stops nothing else", func(t *testing.T) {
 		s.bad, s.answer = true, "v3"
 		cp.set(s.state(t))
