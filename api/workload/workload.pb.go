@@ -670,7 +670,9 @@ type Answer struct {
 	Part  []byte                 `protobuf:"bytes,2,opt,name=part,proto3" json:"part,omitempty"`
 	Last  bool                   `protobuf:"varint,3,opt,name=last,proto3" json:"last,omitempty"`
 	// Why there is no answer, or no more of it; comes with last.
-	Error         string `protobuf:"bytes,4,opt,name=error,proto3" json:"error,omitempty"`
+	Error string `protobuf:"bytes,4,opt,name=error,proto3" json:"error,omitempty"`
+	// With error: it is that Envoy stands still, or does not run.
+	Silent        bool `protobuf:"varint,5,opt,name=silent,proto3" json:"silent,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -733,6 +735,13 @@ func (x *Answer) GetError() string {
 	return ""
 }
 
+func (x *Answer) GetSilent() bool {
+	if x != nil {
+		return x.Silent
+	}
+	return false
+}
+
 var File_api_workload_workload_proto protoreflect.FileDescriptor
 
 const file_api_workload_workload_proto_rawDesc = "" +
@@ -787,12 +796,13 @@ const file_api_workload_workload_proto_rawDesc = "" +
 	"\x06levels\x18\x03 \x03(\v2).isthmus.workload.v1.Question.LevelsEntryR\x06levels\x1a9\n" +
 	"\vLevelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"V\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"n\n" +
 	"\x06Answer\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x12\n" +
 	"\x04part\x18\x02 \x01(\fR\x04part\x12\x12\n" +
 	"\x04last\x18\x03 \x01(\bR\x04last\x12\x14\n" +
-	"\x05error\x18\x04 \x01(\tR\x05error*\xdf\x01\n" +
+	"\x05error\x18\x04 \x01(\tR\x05error\x12\x16\n" +
+	"\x06silent\x18\x05 \x01(\bR\x06silent*\xdf\x01\n" +
 	"\aSubject\x12\x17\n" +
 	"\x13SUBJECT_UNSPECIFIED\x10\x00\x12\x0f\n" +
 	"\vSUBJECT_ALL\x10\x01\x12\x15\n" +

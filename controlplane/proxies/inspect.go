@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -29,7 +30,7 @@ const (
 
 // Codes of the errors of [Inspector.Ask].
 const (
-	codeAway     = "proxy_away"       // it is not connected, or stands still
+	codeAway     = "proxy_away"       // it is not connected, or it or its Envoy stands still
 	codeRefused  = "proxy_refused"    // its agent gives no answer, and says why
 	codeTooLarge = "answer_too_large" // its answer is larger than it may be
 )
@@ -116,7 +117,11 @@ func (l *line) read() error {
 			p = part{last: true, err: hint.Wrap(hint.Code(fmt.Errorf("its answer has more than %d MiB", maxAnswer>>20), codeTooLarge),
 				"ask for one kind of configuration")}
 		} else if reason := answer.GetError(); p.last && reason != "" {
-			p.err = hint.Wrap(hint.Code(errors.New(reason[:min(len(reason), maxReason)]), codeRefused), "the log of the proxy may say more")
+			code := codeRefused
+			if answer.GetSilent() {
+				code = codeAway
+			}
+			p.err = hint.Wrap(hint.Code(errors.New(strings.ToValidUTF8(reason[:min(len(reason), maxReason)], "")), code), "the log of the proxy may say more")
 		}
 		select {
 		case q.parts <- p:

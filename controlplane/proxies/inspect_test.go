@@ -118,9 +118,12 @@ func TestAsk(t *testing.T) {
 		{"it says why not", func(q *workload.Question, s workloadrpc.Inspection_InspectClient) {
 			_ = s.Send(&workload.Answer{Id: q.GetId(), Last: true, Error: "envoy answers 400: unknown logger"})
 		}, "", "proxy_refused: sidecar shop/ratings-1: envoy answers 400: unknown logger", 0},
+		{"its Envoy stands still", func(q *workload.Question, s workloadrpc.Inspection_InspectClient) {
+			_ = s.Send(&workload.Answer{Id: q.GetId(), Last: true, Error: "envoy does not answer", Silent: true})
+		}, "", "proxy_away: sidecar shop/ratings-1: envoy does not answer", 0},
 		{"its reason has no end", func(q *workload.Question, s workloadrpc.Inspection_InspectClient) {
-			_ = s.Send(&workload.Answer{Id: q.GetId(), Last: true, Error: strings.Repeat("x", 1<<20)})
-		}, "", "proxy_refused: sidecar shop/ratings-1: xxx", 0},
+			_ = s.Send(&workload.Answer{Id: q.GetId(), Last: true, Error: "x" + strings.Repeat("é", 1<<20)})
+		}, "", "proxy_refused: sidecar shop/ratings-1: xéé", 0},
 		{"too much in one part", say(strings.Repeat("x", maxAnswer+1), true), "", "answer_too_large: sidecar shop/ratings-1: its answer has more than 16 MiB", 0},
 		{"an answer to another question", func(q *workload.Question, s workloadrpc.Inspection_InspectClient) {
 			_ = s.Send(&workload.Answer{Id: q.GetId() + 1, Part: []byte("x"), Last: true})

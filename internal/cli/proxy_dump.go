@@ -188,12 +188,18 @@ func (d *dump) names() []string {
 	return all
 }
 
-// clusterName is the name of an Envoy cluster in its parts: DIRECTION|PORT|SUBSET|HOST. Any other name is a host.
+// clusterName is the name of an Envoy cluster in its parts: DIRECTION|PORT|SUBSET|HOST at a sidecar, a server name of
+// mesh.SlotSNI at a gateway, whose direction is the slot. Any other name is a host.
 type clusterName struct{ direction, port, subset, host string }
 
 func parseCluster(name string) clusterName {
 	if parts := strings.Split(name, "|"); len(parts) == 4 {
 		return clusterName{parts[0], parts[1], parts[2], parts[3]}
+	}
+	if slot, rest, ok := strings.Cut(name, ".outbound_."); ok && strings.HasPrefix(slot, "s") {
+		if parts := strings.SplitN(rest, "_.", 3); len(parts) == 3 {
+			return clusterName{"slot " + slot[1:], parts[0], parts[1], parts[2]}
+		}
 	}
 	return clusterName{host: name}
 }

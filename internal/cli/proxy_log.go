@@ -10,6 +10,7 @@ import (
 	"isthmus.dev/isthmus/api/admin"
 	"isthmus.dev/isthmus/internal/cli/exit"
 	"isthmus.dev/isthmus/internal/cli/output"
+	"isthmus.dev/isthmus/internal/hint"
 )
 
 // logLevels are Envoy's, from the most to the least.
@@ -46,6 +47,9 @@ They hold until that Envoy is started again.`,
 			}
 			return g.with(c.Context(), func(ctx context.Context, cp client) error {
 				page, err := cp.inspect(ctx, &admin.InspectProxyRequest{Namespace: namespace, Name: name, Subject: "loggers", Levels: levels})
+				if hint.CodeOf(err) == "proxy_refused" && len(levels) > 0 {
+					err = hint.Wrapf(err, "isthmus proxy log %s shows its loggers", args[0])
+				}
 				if err != nil {
 					return err
 				}

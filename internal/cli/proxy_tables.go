@@ -49,10 +49,12 @@ func listenerTable(p *output.Printer, d *dump, _ time.Time) {
 		for _, chain := range chains {
 			row(chainMatch(field(chain, "filter_chain_match")), chainDestination(chain))
 		}
-		if otherwise != nil {
+		switch {
+		case otherwise != nil && len(chains) > 0:
 			row("otherwise", chainDestination(otherwise))
-		}
-		if len(chains) == 0 && otherwise == nil {
+		case otherwise != nil:
+			row("all", chainDestination(otherwise))
+		case len(chains) == 0:
 			row("", "")
 		}
 	}

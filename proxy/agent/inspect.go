@@ -10,6 +10,7 @@ import (
 	"io"
 	"maps"
 	"net/http"
+	"net/url"
 	"regexp"
 	"slices"
 	"strings"
@@ -97,9 +98,38 @@ func (e *envoy) answer(ctx context.Context, question *workload.Question, send fu
 	}
 	last := &workload.Answer{Id: question.GetId(), Last: true}
 	if err != nil {
-		last.Error = err.Error()
+		var s silence
+		last.Error, last.Silent = err.Error(), errors.As(err, &s)
 	}
 	return send(last)
+}
+
+// silence is the error of an Envoy that gives no answer, or not all of it.
+type silence struct{ cause error }
+
+func (s silence) Error() string {
+	if errors.Is(s.cause, context.DeadlineExceeded) {
+		return fmt.Sprintf("envoy does not answer within %v", answerLate)
+	}
+	cause := s.cause
+	var asking *url.Error
+	if errors.As(cause, &asking) {
+		cause = asking.Err // without the page
+	}
+	return "envoy does not answer: " + cause.Error()
+}
+
+func (s silence) Unwrap() error { return s.cause }
+
+// from is a reader whose errors are silence.
+type from struct{ io.Reader }
+
+func (f from) Read(p []byte) (int, error) {
+	n, err := f.Reader.Read(p)
+	if err != nil && err != io.EOF {
+		err = silence{err}
+	}
+	return n, err
 }
 
 // writer is a function as an io.Writer that writes all or fails.
@@ -126,24 +156,32 @@ func (e *envoy) page(ctx context.Context, question *workload.Question, to io.Wri
 	}
 	resp, err := e.get(ctx, method, page)
 	if err != nil {
-		return err
+		return silence{err}
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
-		why, err := io.ReadAll(io.LimitReader(resp.Body, 1<<10))
-		if err == nil && bytes.Contains(why, []byte(nothingOfThatKind)) {
-			_, err := io.WriteString(to, `{"configs":[]}`)
-			return err
-		}
-		return refusal(resp.StatusCode, string(why))
+		return notWell(resp, to)
 	}
-	switch n, err := io.Copy(to, io.LimitReader(resp.Body, maxPage+1)); {
+	switch n, err := io.Copy(to, io.LimitReader(from{resp.Body}, maxPage+1)); {
 	case err != nil:
-		return fmt.Errorf("hand on envoy's answer: %w", err)
+		return err
 	case n > maxPage:
 		return fmt.Errorf("envoy's answer has more than %d MiB: ask for one kind of configuration", maxPage>>20)
 	}
 	return nil
+}
+
+// notWell writes an empty dump where Envoy has nothing of a kind, and takes every other answer but 200 for a refusal.
+func notWell(resp *http.Response, to io.Writer) error {
+	why, err := io.ReadAll(io.LimitReader(from{resp.Body}, 1<<10))
+	if err != nil {
+		return err
+	}
+	if bytes.Contains(why, []byte(nothingOfThatKind)) {
+		_, err := io.WriteString(to, `{"configs":[]}`)
+		return err
+	}
+	return refusal(resp.StatusCode, string(why))
 }
 
 // refusal is the error of an answer of Envoy's that is none; the first line says why, the others how its pages are used.
@@ -155,7 +193,7 @@ func refusal(status int, body string) error {
 // loggerWord is what names of loggers and levels are made of.
 var loggerWord = regexp.MustCompile(`^[A-Za-z0-9_]{1,64}$`)
 
-// setLevels sets the levels of Envoy's loggers; "" is every logger, and is set first. Envoy sets all the named ones or none.
+// setLevels sets the levels of Envoy's loggers; "" is every logger. Envoy sets all the named ones or none.
 func (e *envoy) setLevels(ctx context.Context, levels map[string]string) error {
 	var named []string
 	for _, logger := range slices.Sorted(maps.Keys(levels)) {
@@ -167,11 +205,13 @@ func (e *envoy) setLevels(ctx context.Context, levels map[string]string) error {
 		}
 	}
 	var pages []string
-	if every := levels[""]; every != "" {
-		pages = append(pages, "/logging?level="+every)
-	}
 	if len(named) > 0 {
 		pages = append(pages, "/logging?paths="+strings.Join(named, ","))
+	}
+	if every := levels[""]; every != "" {
+		// After the named ones, too: where Envoy does not know one, nothing has been set.
+		pages = append(pages, "/logging?level="+every)
+		pages = append(pages, pages[:len(pages)-1]...)
 	}
 	for _, page := range pages {
 		if err := e.set(ctx, page); err != nil {
@@ -184,10 +224,10 @@ func (e *envoy) setLevels(ctx context.Context, levels map[string]string) error {
 func (e *envoy) set(ctx context.Context, page string) error {
 	resp, err := e.get(ctx, http.MethodPost, page)
 	if err != nil {
-		return err
+		return silence{err}
 	}
 	defer resp.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(resp.Body, maxPage))
+	body, err := io.ReadAll(io.LimitReader(from{resp.Body}, maxPage))
 	if err == nil && resp.StatusCode != http.StatusOK {
 		err = refusal(resp.StatusCode, string(body))
 	}

@@ -51,6 +51,9 @@ func answerTo(t *testing.T, e *envoy, ctx context.Context, q *workload.Question)
 		if last || a.GetId() != 7 || len(a.GetPart()) > partSize {
 			t.Errorf("question %d, after the last part %v, %d bytes", a.GetId(), last, len(a.GetPart()))
 		}
+		if a.GetSilent() != strings.HasPrefix(a.GetError(), "envoy does not answer") {
+			t.Errorf("silent is %v: %s", a.GetSilent(), a.GetError())
+		}
 		zipped.Write(a.GetPart())
 		last, reason, parts = a.GetLast(), a.GetError(), parts+1
 		return nil
@@ -106,7 +109,7 @@ func TestAnswer(t *testing.T) {
 			_, _ = io.WriteString(w, "{")
 			w.(http.Flusher).Flush()
 			panic(http.ErrAbortHandler)
-		}, "", "hand on envoy's answer", 1},
+		}, "", "envoy does not answer", 1},
 		{"a private key", workload.Subject_SUBJECT_SECRETS, text(200, string(pemKey())), "", "private key", 1},
 		{"a private key in base64", workload.Subject_SUBJECT_SECRETS, text(200, `{"inline_bytes":"`+base64.StdEncoding.EncodeToString(pemKey())+`"}`), "", "private key", 1},
 	}
@@ -122,7 +125,15 @@ func TestAnswer(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 		defer cancel()
 		e := fakeAdmin(t, func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
-		if _, reason, _ := answerTo(t, e, ctx, &workload.Question{Subject: workload.Subject_SUBJECT_ALL}); !strings.Contains(reason, context.DeadlineExceeded.Error()) {
+		if _, reason, _ := answerTo(t, e, ctx, &workload.Question{Subject: workload.Subject_SUBJECT_ALL}); reason != "envoy does not answer within 8s" {
+			t.Errorf("reason %q", reason)
+		}
+	})
+	t.Run("Envoy does not run", func(t *testing.T) {
+		e := &envoy{client: &http.Client{Transport: &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) {
+			return nil, errors.New("connection refused")
+		}}}}
+		if _, reason, _ := answerTo(t, e, t.Context(), &workload.Question{Subject: workload.Subject_SUBJECT_LOGGERS}); reason != "envoy does not answer: connection refused" {
 			t.Errorf("reason %q", reason)
 		}
 	})
@@ -134,7 +145,7 @@ func TestAnswer(t *testing.T) {
 	})
 }
 
-// TestLevels: every logger first, the named ones in one request, and nothing that is no word in any.
+// TestLevels: the named ones in one request, before and after every logger, and nothing that is no word in any.
 func TestLevels(t *testing.T) {
 	tests := []struct {
 		why    string
@@ -145,7 +156,7 @@ func TestLevels(t *testing.T) {
 		{"none is set", nil, "POST /logging", ""},
 		{"every logger", map[string]string{"": "debug"}, "POST /logging?level=debug POST /logging", ""},
 		{"some", map[string]string{"router": "info", "http": "debug"}, "POST /logging?paths=http:debug,router:info POST /logging", ""},
-		{"some otherwise than all", map[string]string{"http": "debug", "": "warning"}, "POST /logging?level=warning POST /logging?paths=http:debug POST /logging", ""},
+		{"some otherwise than all", map[string]string{"http": "debug", "": "warning"}, "POST /logging?paths=http:debug POST /logging?level=warning POST /logging?paths=http:debug POST /logging", ""},
 		{"a level that is a query", map[string]string{"http": "debug&x=1"}, "", "is no logger with a level"},
 		{"a logger that is a query", map[string]string{"http:x,y": "debug"}, "", "is no logger with a level"},
 		{"no level", map[string]string{"": ""}, "", "is no logger with a level"},
@@ -213,6 +224,10 @@ func checkInspected(t *testing.T, cp *controlPlane) {
 		if whole := subject == workload.Subject_SUBJECT_ALL; whole && dumps < 6 || !whole && dumps > 1 {
 			t.Errorf("%v: %d dumps", subject, dumps)
 		}
+	}
+	listeners, _ := cp.inspect(&workload.Question{Subject: workload.Subject_SUBJECT_LISTENERS})
+	if strings.Contains(listeners, base64.StdEncoding.EncodeToString(ticketKey)) || !strings.Contains(listeners, `"session_ticket_keys"`) {
+		t.Errorf("the key of session tickets is not left out: %s", listeners)
 	}
 	secrets, _ := cp.inspect(&workload.Question{Subject: workload.Subject_SUBJECT_SECRETS})
 	if redacted := base64.StdEncoding.EncodeToString([]byte("[redacted]")); !strings.Contains(secrets, redacted) || !strings.Contains(secrets, `"certificate_chain"`) {
