@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"isthmus.dev/isthmus/api/admin"
+	"isthmus.dev/isthmus/internal/cli/output"
 	"isthmus.dev/isthmus/internal/hint/wire"
 )
 
@@ -70,7 +71,7 @@ func (c client) dump(ctx context.Context, namespace, name, subject string, d *du
 		return err
 	}
 	if err := decodeJSON(page, d); err != nil {
-		return fmt.Errorf("read the %s of %s.%s: %w", subject, name, namespace, err)
+		return fmt.Errorf("read the answer of %s.%s about %s: %w", name, namespace, subject, err)
 	}
 	return nil
 }
@@ -182,7 +183,8 @@ func (d *dump) names() []string {
 			continue
 		}
 		for _, it := range d.items(l.kind) {
-			all = append(all, strings.TrimSuffix(l.kind, "s")+"/"+it.name)
+			name := output.Clean(strings.ReplaceAll(it.name, "\n", "?"))
+			all = append(all, strings.TrimSuffix(l.kind, "s")+"/"+name)
 		}
 	}
 	return all

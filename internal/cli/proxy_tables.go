@@ -143,7 +143,7 @@ func routeTable(p *output.Printer, d *dump, _ time.Time) {
 				grid.Row(it.name, text(host, "name"), shorten(texts(list(host, "domains"))), routeMatch(field(route, "match")), routeTarget(route))
 			}
 			if len(list(host, "routes")) == 0 {
-				grid.Row(it.name, text(host, "name"), shorten(texts(list(host, "domains"))))
+				grid.Row(it.name, text(host, "name"), shorten(texts(list(host, "domains"))), "", "")
 			}
 		}
 	}
