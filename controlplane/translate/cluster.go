@@ -25,7 +25,7 @@ const passthroughTimeout = 10 * time.Second
 func Cluster(h *Host, p mesh.Port, subset string, rules rule.Effective) xds.Resource {
 	name := ClusterName(p.Number, subset, h.Name)
 	pool, ejection := defaultPool, defaultEjection
-	said := h.settings(rules, subset)
+	said := h.Settings(rules, subset)
 	if said.Pool != nil {
 		pool = said.Pool
 	}
@@ -48,9 +48,9 @@ func Cluster(h *Host, p mesh.Port, subset string, rules rule.Effective) xds.Reso
 	})
 }
 
-// settings are those that all clusters that serve the host agree on: Envoy has one for all endpoints of a cluster, and what
+// Settings are those that all clusters that serve the host agree on: Envoy has one for all endpoints of a cluster, and what
 // a producer says is for its own.
-func (h *Host) settings(rules rule.Effective, subset string) rule.Settings {
+func (h *Host) Settings(rules rule.Effective, subset string) rule.Settings {
 	var out rule.Settings
 	for i := range h.Exporters {
 		s := rules.Settings(subset, h.Exporters[i].Cluster)

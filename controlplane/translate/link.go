@@ -17,13 +17,29 @@ type Resolved struct {
 	Host    *Host
 	Cluster string
 	Weight  uint32
-	// Problem says why there is no such cluster; empty if there is.
+	// Missing is what there is not, and Problem says so in words; empty if there is such a cluster.
+	Missing Missing
 	Problem string
 }
 
-// resolveAll resolves targets as seen from port p of h. Those with weight 0 beside others get nothing. Of several, one
+// Missing is what a target names and there is not.
+type Missing string
+
+// What can be missing.
+const (
+	MissingService  Missing = "service"
+	MissingPort     Missing = "port"
+	MissingProtocol Missing = "protocol" // the port speaks another
+	MissingSubset   Missing = "subset"
+)
+
+func (r *Resolved) lacks(what Missing, format string, args ...any) {
+	r.Missing, r.Problem = what, fmt.Sprintf(format, args...)
+}
+
+// ResolveAll resolves targets as seen from port p of h. Those with weight 0 beside others get nothing. Of several, one
 // that cannot be resolved keeps its share: those requests fail with 503 and the others go on.
-func resolveAll(h *Host, p mesh.Port, targets []rule.Target, rules rule.Effective, find Lookup) []Resolved {
+func ResolveAll(h *Host, p mesh.Port, targets []rule.Target, rules rule.Effective, find Lookup) []Resolved {
 	out := make([]Resolved, 0, len(targets))
 	for i := range targets {
 		if t := &targets[i]; t.Weight > 0 || len(targets) == 1 {
@@ -51,22 +67,22 @@ func Resolve(h *Host, p mesh.Port, t *rule.Target, rules rule.Effective, find Lo
 	}
 	to := r.Host
 	if to == nil {
-		r.Problem = fmt.Sprintf("no service %s", t.Host)
+		r.lacks(MissingService, "no service %s", t.Host)
 		return r
 	}
 	q, ok := to.Port(port)
 	if !ok {
 		if t.Port != 0 || len(to.Ports) != 1 {
-			r.Problem = fmt.Sprintf("service %s has no port %d", to.Name, port)
+			r.lacks(MissingPort, "service %s has no port %d", to.Name, port)
 			return r
 		}
 		q = to.Ports[0] // Istio: the only port is meant
 	}
 	r.Cluster = ClusterName(q.Number, t.Subset, to.Name)
 	if q.Protocol.IsHTTP() != p.Protocol.IsHTTP() {
-		r.Problem = fmt.Sprintf("port %d of service %s speaks another protocol", port, to.Name)
+		r.lacks(MissingProtocol, "port %d of service %s speaks another protocol", port, to.Name)
 	} else if _, ok := of.Subset(t.Subset); !ok {
-		r.Problem = fmt.Sprintf("service %s has no subset %q", to.Name, t.Subset)
+		r.lacks(MissingSubset, "service %s has no subset %q", to.Name, t.Subset)
 	}
 	return r
 }

@@ -115,7 +115,7 @@ func outboundTCP(h *Host, p mesh.Port, rules rule.Effective, find Lookup) *tcppr
 		if r.Port != 0 && r.Port != p.Number {
 			continue
 		}
-		switch to := resolveAll(h, p, r.Targets, rules, find); len(to) {
+		switch to := ResolveAll(h, p, r.Targets, rules, find); len(to) {
 		case 0:
 			t.ClusterSpecifier = &tcpproxyv3.TcpProxy_Cluster{Cluster: blackHole}
 		case 1:

@@ -89,7 +89,7 @@ func Link(h *Host, p mesh.Port, rules rule.Effective, find Lookup) []Linked {
 	var out []Linked
 	for i := range t.HTTP {
 		r := &t.HTTP[i]
-		out = linkRule(r, p, resolveAll(h, p, r.Targets, rules, find), out)
+		out = linkRule(r, p, ResolveAll(h, p, r.Targets, rules, find), out)
 	}
 	return out
 }

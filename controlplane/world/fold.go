@@ -15,9 +15,6 @@ import (
 // change. It is a value: fold makes a new one and shares what did not change.
 type state struct {
 	Snapshot
-	// objects are the objects of the configuration as they were compiled, said their own findings.
-	objects pmap.Map[mesh.ObjectName, any]
-	said    pmap.Map[mesh.ObjectName, []mesh.Finding]
 	// services and workloads are filed by label.
 	services  labels[mesh.ServiceName]
 	workloads labels[mesh.WorkloadName]
@@ -69,12 +66,10 @@ type folding struct {
 	services   filing[mesh.ServiceName]
 	workloads  filing[mesh.WorkloadName]
 
-	// What is to be joined anew: services that changed, or whose backends may have; workloads; names of the clusterset;
-	// objects with other findings.
+	// What is to be joined anew: services that changed, or whose backends may have; workloads; names of the clusterset.
 	redefined, touched map[mesh.ServiceName]bool
 	moved              map[mesh.WorkloadName]bool
 	imported           map[mesh.ServiceName]bool
-	examined           map[mesh.ObjectName]bool
 	trust, remote      bool
 	most               int // of names of the clusterset to be merged; 0: all
 }
@@ -82,11 +77,11 @@ type folding struct {
 func newFolding(s state) *folding {
 	return &folding{
 		old: s, state: s,
-		objects: s.objects.Edit(), said: s.said.Edit(), instances: s.Workloads.Edit(), vips: s.VIPs.Edit(),
+		objects: s.Objects.Edit(), said: s.Findings.Edit(), instances: s.Workloads.Edit(), vips: s.VIPs.Edit(),
 		placements: s.Placements.Edit(), zones: s.zones.Edit(), rules: s.Rules.Edit(),
 		services: filing[mesh.ServiceName]{labels: s.services}, workloads: filing[mesh.WorkloadName]{labels: s.workloads},
 		redefined: map[mesh.ServiceName]bool{}, touched: map[mesh.ServiceName]bool{}, moved: map[mesh.WorkloadName]bool{},
-		imported: map[mesh.ServiceName]bool{}, examined: map[mesh.ObjectName]bool{},
+		imported: map[mesh.ServiceName]bool{},
 	}
 }
 
@@ -138,10 +133,8 @@ func (f *folding) apply(u mesh.Update) {
 func (f *folding) setObject(u mesh.SetObject) {
 	if old, ok := f.said.Get(u.Name); len(u.Findings) == 0 && ok {
 		f.said.Drop(u.Name)
-		f.examined[u.Name] = true
 	} else if len(u.Findings) > 0 && !(ok && reflect.DeepEqual(*old, u.Findings)) {
 		f.said.Put(u.Name, &u.Findings)
-		f.examined[u.Name] = true
 	}
 	var old any
 	if o, ok := f.objects.Get(u.Name); ok {

@@ -76,7 +76,7 @@ func sections(a, b *Snapshot) []string {
 		name string
 		same bool
 	}{
-		{"services", a.Services.Same(b.Services)}, {"workloads", a.Workloads.Same(b.Workloads)}, {"backends", a.Backends.Same(b.Backends)},
+		{"objects", a.Objects.Same(b.Objects)}, {"services", a.Services.Same(b.Services)}, {"workloads", a.Workloads.Same(b.Workloads)}, {"backends", a.Backends.Same(b.Backends)},
 		{"serving", a.Serving.Same(b.Serving)}, {"imports", a.Imports.Same(b.Imports)}, {"rules", a.Rules.Same(b.Rules)},
 		{"findings", a.Findings.Same(b.Findings)}, {"zones", slices.Equal(a.Zones, b.Zones)}, {"trust", a.Trust == b.Trust},
 		{"vips", a.VIPs.Same(b.VIPs)}, {"placements", a.Placements.Same(b.Placements)},
@@ -105,11 +105,11 @@ func TestFold(t *testing.T) {
 		changes []string
 	}{
 		{"the same object is no change", setService(ratings, map[string]string{"app": "ratings"}), nil},
-		{"another selector", setService(ratings, map[string]string{"app": "x"}), []string{"services", "backends", "serving", "imports"}},
-		{"no export any more", setExport(ratings, nil), []string{"services", "serving", "imports"}},
-		{"a rule", mesh.SetObject{Name: object, Value: routes}, []string{"rules"}},
+		{"another selector", setService(ratings, map[string]string{"app": "x"}), []string{"objects", "services", "backends", "serving", "imports"}},
+		{"no export any more", setExport(ratings, nil), []string{"objects", "services", "serving", "imports"}},
+		{"a rule", mesh.SetObject{Name: object, Value: routes}, []string{"objects", "rules"}},
 		{"a finding", mesh.SetObject{Name: object, Findings: []mesh.Finding{{Code: "x"}}}, []string{"findings"}},
-		{"an export without a service", setExport(mesh.ServiceName{Namespace: "shop", Name: "none"}, &mesh.Export{}), []string{"findings"}},
+		{"an export without a service", setExport(mesh.ServiceName{Namespace: "shop", Name: "none"}, &mesh.Export{}), []string{"objects"}},
 		{"the same workload is no change", mesh.SetWorkload{Workload: instance("ratings-1", "10.0.0.1")}, nil},
 		{"a workload that moved", mesh.SetWorkload{Workload: moved}, []string{"workloads", "backends"}},
 		{"a workload behind nothing", mesh.SetWorkload{Workload: relabelled}, []string{"workloads", "backends", "serving"}},

@@ -276,20 +276,30 @@ func refer(referrers *pmap.Edit[mesh.Host, hostSet], target mesh.Host, put map[m
 }
 
 // make gives the present form of a host; nil if there is none.
-func (st *step) make(host mesh.Host) *translate.Host {
-	s := st.new
+func (st *step) make(host mesh.Host) *translate.Host { return makeHost(st.new, st.self, host) }
+
+// Host is a host as the resources of its outbound side are made of it; nil if a snapshot has none of that name.
+func Host(s *world.Snapshot, o translate.Options, host mesh.Host) *translate.Host {
+	self := translate.Self{Root: o.RootNamespace}
+	if s.Identity != nil {
+		self = translate.SelfOf(s.Identity, o)
+	}
+	return makeHost(s, self, host)
+}
+
+func makeHost(s *world.Snapshot, self translate.Self, host mesh.Host) *translate.Host {
 	name, set, ok := mesh.ParseHost(host)
 	if !ok {
 		return nil
 	}
 	if !set {
 		if service := s.Services.At(name); service != nil {
-			return translate.LocalHost(st.self, service, s.Backends.At(name), s.Lingering.At(name), s.Rules.At(host), s.VIP(host))
+			return translate.LocalHost(self, service, s.Backends.At(name), s.Lingering.At(name), s.Rules.At(host), s.VIP(host))
 		}
 		return nil
 	}
 	if i := s.Imports.At(name); i != nil {
-		return translate.SetHost(st.self, i, s.Backends.At(name), s.Lingering.At(name), s.Rules.At(host), s.VIP(host), s.Identity)
+		return translate.SetHost(self, i, s.Backends.At(name), s.Lingering.At(name), s.Rules.At(host), s.VIP(host), s.Identity)
 	}
 	return nil
 }
