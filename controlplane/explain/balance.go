@@ -95,8 +95,8 @@ func priorityLoads(out []priorityLoad, overprovisioning uint32, panicBelow float
 // (overprovisioned too), see "Locality weighted load balancing",
 // https://www.envoyproxy.io/docs/envoy/v1.40.0/intro/arch_overview/upstream/load_balancing/locality_weight.
 func spread(c *clusterv3.Cluster, a *endpointv3.ClusterLoadAssignment) (all []placed, loads []priorityLoad, err error) {
-	if c.GetLoadBalancingPolicy() != nil || c.GetLbSubsetConfig() != nil {
-		return nil, nil, unknown("the load balancing policy of "+c.GetName(), c.GetLoadBalancingPolicy())
+	if c.GetLoadBalancingPolicy() != nil || c.GetLbSubsetConfig() != nil || c.GetCommonLbConfig().GetZoneAwareLbConfig() != nil {
+		return nil, nil, unknown("the load balancing of "+c.GetName(), c.GetCommonLbConfig())
 	}
 	factor, panicBelow := uint32(defaultOverprovisioning), float64(defaultPanic)
 	if f := a.GetPolicy().GetOverprovisioningFactor(); f != nil {
@@ -135,43 +135,39 @@ func spread(c *clusterv3.Cluster, a *endpointv3.ClusterLoadAssignment) (all []pl
 	return all, loads, nil
 }
 
-// within shares one priority's load.
+// within shares one priority's load. In panic all endpoints count, and localities do not; nor do they where none has a weight.
 func within(members []*placed, l priorityLoad, localities bool, factor uint32) {
 	counts := func(p *placed) bool { return p.healthy || l.panics }
-	weights, sum := map[*endpointv3.LocalityLbEndpoints]float64{}, map[*endpointv3.LocalityLbEndpoints]float64{}
-	if !localities {
-		one := &endpointv3.LocalityLbEndpoints{}
-		weights[one] = 1
-		share(members, counts, func(*placed) *endpointv3.LocalityLbEndpoints { return one }, weights, sum, l.load/100)
-		return
+	type locality struct {
+		weight         float64 // of the locality, then with its health
+		healthy, total int
+		endpoints      float64 // sum of the weights of those that count
 	}
-	healthy, total := map[*endpointv3.LocalityLbEndpoints]int{}, map[*endpointv3.LocalityLbEndpoints]int{}
+	of, everybody := map[*endpointv3.LocalityLbEndpoints]*locality{}, &locality{weight: 1}
 	for _, m := range members {
-		total[m.group]++
+		if of[m.group] == nil {
+			of[m.group] = &locality{weight: float64(m.group.GetLoadBalancingWeight().GetValue())}
+		}
+		g := of[m.group]
+		g.total++
 		if counts(m) {
-			healthy[m.group]++
+			g.healthy++
+			g.endpoints += float64(m.weight())
+			everybody.endpoints += float64(m.weight())
 		}
 	}
-	for g, n := range total {
-		weights[g] = float64(g.GetLoadBalancingWeight().GetValue()) * min(1, float64(factor)/100*float64(healthy[g])/float64(n))
-	}
-	share(members, counts, func(p *placed) *endpointv3.LocalityLbEndpoints { return p.group }, weights, sum, l.load/100)
-}
-
-// share gives load to groups by weight, and in each to the endpoints that count, by theirs.
-func share(members []*placed, counts func(*placed) bool, groupOf func(*placed) *endpointv3.LocalityLbEndpoints, weights, sum map[*endpointv3.LocalityLbEndpoints]float64, load float64) {
-	total := 0.0
-	for _, w := range weights {
-		total += w
+	sum := 0.0
+	for _, g := range of {
+		g.weight *= min(1, float64(factor)/100*float64(g.healthy)/float64(g.total))
+		sum += g.weight
 	}
 	for _, m := range members {
-		if counts(m) {
-			sum[groupOf(m)] += float64(m.weight())
+		g, total := everybody, 1.0
+		if localities && !l.panics && sum > 0 {
+			g, total = of[m.group], sum
 		}
-	}
-	for _, m := range members {
-		if g := groupOf(m); counts(m) && total > 0 {
-			m.load = load * weights[g] / total * float64(m.weight()) / sum[g]
+		if counts(m) {
+			m.load = l.load / 100 * g.weight / total * float64(m.weight()) / g.endpoints
 		}
 	}
 }
@@ -228,12 +224,16 @@ func (q *question) balance(t target) ([]picked, error) {
 	return out, nil
 }
 
+// policyReason sums up how a cluster's endpoints are called.
 func policyReason(c *clusterv3.Cluster, t target) string {
-	reason := t.String() + ": no rule of its own, the defaults"
-	if c.GetOutlierDetection() != nil {
-		reason = t.String() + ": endpoints that fail are left out for a while (which ones now is not known here)"
+	out := t.String() + ": "
+	if d := c.GetConnectTimeout(); d != nil {
+		out += fmt.Sprintf("connections within %s; ", d.AsDuration())
 	}
-	return reason
+	if c.GetOutlierDetection() == nil {
+		return out + "endpoints that fail are not left out"
+	}
+	return out + "endpoints that fail are left out for a while (which ones now is not known here)"
 }
 
 // locality says which priorities take the calls.

@@ -100,6 +100,9 @@ func TestSpread(t *testing.T) {
 			[]string{group("", well), group(`,"load_balancing_weight":3`, well)}, []float64{0, 1}},
 		{"a locality that is half dead weighs 0.7", `{"common_lb_config":{"locality_weighted_lb_config":{}}}`,
 			[]string{group(`,"load_balancing_weight":1`, well, sick), group(`,"load_balancing_weight":1`, well, well)}, []float64{0.7 / 1.7, 0, 0.5 / 1.7, 0.5 / 1.7}},
+		{"no locality has a weight: they are one", `{"common_lb_config":{"locality_weighted_lb_config":{}}}`, []string{group("", well), group("", well, well)}, []float64{1. / 3, 1. / 3, 1. / 3}},
+		{"in panic localities do not count", `{"common_lb_config":{"locality_weighted_lb_config":{}}}`,
+			[]string{group(`,"load_balancing_weight":9`, sick), group(`,"load_balancing_weight":1`, sick)}, []float64{0.5, 0.5}},
 		{"a lower priority waits", `{}`, []string{group("", well), group(`,"priority":1`, well)}, []float64{1, 0}},
 		{"and takes what the upper cannot", `{}`, []string{group("", well, sick), group(`,"priority":1`, well)}, []float64{0.7, 0, 0.3}},
 		{"in panic health does not count", `{}`, []string{group("", well, sick, sick)}, []float64{1. / 3, 1. / 3, 1. / 3}},
@@ -123,6 +126,9 @@ func TestSpread(t *testing.T) {
 				}
 			}
 		})
+	}
+	if _, _, err := spread(parse(t, &clusterv3.Cluster{}, `{"common_lb_config":{"zone_aware_lb_config":{}}}`), nil); err == nil {
+		t.Error("zone aware balancing is guessed")
 	}
 	for why, groups := range map[string]string{"a degraded endpoint": `{"lb_endpoints":[{"health_status":"DEGRADED"}]}`} {
 		a := &endpointv3.ClusterLoadAssignment{Endpoints: []*endpointv3.LocalityLbEndpoints{parse(t, &endpointv3.LocalityLbEndpoints{}, groups)}}

@@ -14,6 +14,9 @@ import (
 // Grammar is what --if takes.
 const Grammar = "cluster:NAME=gone, gateway:CLUSTER=gone, workload:NS/NAME=gone, zone:CLUSTER/ZONE=gone, link:A-B=cut, evict:NAME, weight:NS/ROUTE:SUBSET=W, file:PATH"
 
+// maxChanges of one question.
+const maxChanges = 100
+
 // Codes of errors of a change.
 const (
 	CodeGrammar  = "usage"

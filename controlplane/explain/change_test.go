@@ -99,6 +99,8 @@ spec:
   hosts: [ratings]
   http: [{route: [{destination: {host: reviews.shop.svc.clusterset.local, port: {number: 8080}}}]}]
 `, ratings, map[string]int{"north eu-c": 100}},
+		{"a weight of a rule that a file has", []string{"file:f.yaml", "weight:shop/reviews:v1=30"}, strings.ReplaceAll(canary, "weight: 90", "weight: 100"),
+			reviews, map[string]int{"north eu-c v1": 30, "north eu-c v2": 70}},
 		{"a service and its instance are applied", []string{"file:f.yaml"}, `
 apiVersion: v1
 kind: Service
@@ -162,6 +164,9 @@ func TestNoSuchChange(t *testing.T) {
 	many := []explain.Change{{Kind: explain.Weight, A: "shop", B: "reviews", Subset: "v1", W: 60}, {Kind: explain.Weight, A: "shop", B: "reviews", Subset: "v2", W: 60}}
 	if _, err := explain.Apply(east(t), many, objectsOf(t), "shop"); hint.CodeOf(err) != explain.CodeGrammar {
 		t.Errorf("120 of 100: got %v", err)
+	}
+	if _, err := explain.Apply(east(t), make([]explain.Change, 101), nil, ""); hint.CodeOf(err) != explain.CodeGrammar {
+		t.Errorf("101 changes: got %v", err)
 	}
 	if got := explain.Objects(many); len(got) != 1 || got[0] != object(config.KindVirtualService, "reviews") {
 		t.Errorf("objects that are needed: %v", got)

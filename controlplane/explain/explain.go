@@ -1,13 +1,15 @@
 // Package explain says what becomes of one call: an evaluator of the configuration that proxies are given, without a proxy.
 //
 // It is pure, and knows nothing of rules: what it reads are the Envoy resources that package translate made (a
-// [build.Plan]), step by step as Envoy does: name, listener, route, cluster, endpoint, gateway, peer, and at a server of this
-// cluster its own inbound side. So it cannot disagree with what is served. The world's snapshot only gives names to addresses, and tells which
-// endpoints were left out and why. What the resources do not say, which object decided, is asked of [Rules].
+// [build.Plan]), step by step as Envoy does: name, listener, route, cluster, endpoint, gateway, peer, and at a server of
+// this cluster its own inbound side. So it cannot disagree with what is served. The world's snapshot only gives names to
+// addresses, and tells which endpoints were left out and why. What the resources do not say, which object decided, is
+// asked of [Rules].
 //
 // The files, one a step: resolve.go (who calls, what address), listener.go, route.go and match.go, balance.go (shares of
 // endpoints), endpoint.go (whom an endpoint is), peer.go (gateway, identity), inbound.go and rbac.go (may it). change.go
-// is what would be if. Whatever of Envoy it does not know is an error and never a guess.
+// is what may be asked with "if", whatif.go and weight.go what would be. Whatever of Envoy it does not know is an error and
+// never a guess.
 package explain
 
 import (

@@ -177,11 +177,13 @@ func TestMistakes(t *testing.T) {
 		{"a misspelt workload", explain.Call{From: "caler-eu-a.shop", Host: "ratings"}, explain.CodeNoWorkload, "did you mean caller-eu-a.shop?"},
 		{"a misspelt host", explain.Call{From: "caller.shop", Host: "rating"}, explain.CodeNoHost, "did you mean ratings.shop.svc.cluster.local?"},
 		{"nothing like it", explain.Call{From: "caller.shop", Host: "www.example.com"}, explain.CodeNoHost, "isthmus service list"},
+		{"a name of no likeness but its domain's", explain.Call{From: "caller.shop", Host: "zz.shop.svc.cluster.local"}, explain.CodeNoHost, "isthmus service list shows"},
+		{"a name that is none", explain.Call{From: "caller.shop", Host: strings.Repeat("a", 100_000)}, explain.CodeNoHost, "isthmus service list shows"},
 		{"an account that is none", explain.Call{From: "caller.shop", Host: "ratings", Account: "A B"}, explain.CodeNoWorkload, "name a service account"},
 	} {
 		t.Run(test.why, func(t *testing.T) {
 			_, err := explain.Explain(m, test.call)
-			if hint.CodeOf(err) != test.code || !strings.Contains(hint.Of(err), test.hint) {
+			if hint.CodeOf(err) != test.code || !strings.HasPrefix(hint.Of(err), test.hint) {
 				t.Errorf("got %v, code %q, hint %q; want code %q, hint with %q", err, hint.CodeOf(err), hint.Of(err), test.code, test.hint)
 			}
 		})

@@ -171,9 +171,17 @@ func (q *question) onlyPort(address netip.Addr) uint32 {
 	return 80
 }
 
-// similar suggests the known name that is nearest to one, or else says how to find out.
+// longestName is that of DNS; nothing like a longer one is looked for.
+const longestName = 253
+
+// similar suggests the known name that is nearest to one, of which a third of the first label may be otherwise; and says how to find
+// out.
 func similar(name string, known []string, otherwise string) string {
-	best, distance := "", len(name)/3+1
+	label, _, _ := strings.Cut(name, ".")
+	best, distance := "", len(label)/3+1
+	if len(name) > longestName {
+		return otherwise
+	}
 	slices.Sort(known)
 	for _, k := range known {
 		if d := edits(name, k); d < distance {

@@ -15,25 +15,32 @@ import (
 	"isthmus.dev/isthmus/mesh"
 )
 
-// Apply gives the state as it would be after changes, in order; weights of one rule count together. objects has what [Objects]
-// asks for, as far as it is there; namespace is that of documents that name none. An error names what is not there.
+// Apply gives the state as it would be after changes, in order; weights of one rule count together, where the first stands. objects
+// has what [Objects] asks for, as far as it is there; namespace is that of documents that name none. An error names what is not there.
 func Apply(state world.Folded, changes []Change, objects map[mesh.ObjectName]config.Object, namespace string) (world.Folded, error) {
 	if len(changes) == 0 {
 		return state, nil
 	}
+	if len(changes) > maxChanges {
+		return world.Folded{}, hint.Wrap(hint.Code(fmt.Errorf("%d changes are too many", len(changes)), CodeGrammar), fmt.Sprintf("--if may be given %d times", maxChanges))
+	}
+	objects = maps.Collect(maps.All(objects)) // never nil
 	weighed := map[mesh.ObjectName]bool{}
 	for _, c := range changes {
 		var updates []mesh.Update
 		var err error
-		if c.Kind == Weight {
+		switch c.Kind {
+		case File:
+			updates, err = c.applied(namespace, objects)
+		case Weight:
 			name := mesh.ObjectName{Kind: config.KindVirtualService, Namespace: c.A, Name: c.B}
 			if weighed[name] {
 				continue
 			}
 			weighed[name] = true
 			updates, err = weigh(name, objects, changes)
-		} else {
-			updates, err = c.updates(state.Snapshot(), namespace)
+		default:
+			updates, err = c.updates(state.Snapshot())
 		}
 		if err != nil {
 			return world.Folded{}, err
@@ -44,7 +51,7 @@ func Apply(state world.Folded, changes []Change, objects map[mesh.ObjectName]con
 }
 
 // updates are what a change is to the owner of the state.
-func (c Change) updates(s *world.Snapshot, namespace string) ([]mesh.Update, error) {
+func (c Change) updates(s *world.Snapshot) ([]mesh.Update, error) {
 	trust := s.Identity
 	if trust == nil {
 		return nil, hint.Code(errors.New("this cluster is in no federation"), CodeAlone)
@@ -57,8 +64,6 @@ func (c Change) updates(s *world.Snapshot, namespace string) ([]mesh.Update, err
 			return nil, absent("workload "+workload.String(), "isthmus get workloadentry -A shows them")
 		}
 		return []mesh.Update{mesh.DeleteWorkload{Name: workload}}, nil
-	case File:
-		return c.applied(namespace)
 	case LinkCut:
 		return cut(trust, c.A)
 	}
@@ -149,17 +154,18 @@ func zone(s *world.Snapshot, cluster mesh.ClusterName, zone string) ([]mesh.Upda
 	return out, nil
 }
 
-// applied are the objects of a file.
-func (c Change) applied(namespace string) ([]mesh.Update, error) {
-	objects, findings := config.Decode([]config.File{{Name: c.A, Data: c.Content}}, namespace)
+// applied are the objects of a file; later changes see them among objects.
+func (c Change) applied(namespace string, objects map[mesh.ObjectName]config.Object) ([]mesh.Update, error) {
+	read, findings := config.Decode([]config.File{{Name: c.A, Data: c.Content}}, namespace)
 	for _, f := range findings {
 		if f.Level == mesh.LevelError {
 			return nil, hint.Wrap(hint.Code(fmt.Errorf("%s:%d: %s: %s", f.File, f.Line, f.Object, f.Message), CodeRefused), f.Fix)
 		}
 	}
 	var out []mesh.Update
-	for _, o := range objects {
+	for _, o := range read {
 		out = append(out, updateOf(o))
+		objects[o.ID()] = o
 	}
 	return out, nil
 }
