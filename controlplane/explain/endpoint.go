@@ -122,6 +122,13 @@ func (q *question) share(all []picked) {
 			if told[p.target.cluster][string(e.cluster)+"/"+e.Name] {
 				continue
 			}
+			if subset != "" {
+				if in, known := q.Rules.InSubset(host, subset, e.cluster, e.labels); known && !in {
+					continue
+				} else if !known {
+					e.Excluded += "; whether it is in subset " + subset + " is not known"
+				}
+			}
 			s := at(group{e.cluster, e.zone, subset, host})
 			s.Endpoints = append(s.Endpoints, e.Endpoint)
 		}
@@ -136,10 +143,11 @@ type leftOut struct {
 	Endpoint
 	cluster mesh.ClusterName
 	zone    string
+	labels  map[string]string
 }
 
-// left are the endpoints of a host's port that are known not to answer, or that cannot be reached. Whether one of them would be in a
-// subset is not asked.
+// left are the endpoints of a host's port that are known not to answer, or that cannot be reached, of
+// whatever subset.
 func (q *question) left(host mesh.Host, port uint32) []leftOut {
 	name, clusterSet, ok := mesh.ParseHost(host)
 	if !ok {
@@ -179,7 +187,7 @@ func (q *question) left(host mesh.Host, port uint32) []leftOut {
 			default:
 				continue
 			}
-			out = append(out, leftOut{Endpoint{Name: fmt.Sprintf("slot %d", slot.Index), Excluded: why, Weight: slot.Healthy}, e.Cluster, slot.Zone})
+			out = append(out, leftOut{Endpoint{Name: fmt.Sprintf("slot %d", slot.Index), Excluded: why, Weight: slot.Healthy}, e.Cluster, slot.Zone, slot.Labels})
 		}
 	}
 	return out
@@ -204,7 +212,7 @@ func (q *question) localLeft(service *mesh.Service, port uint32) []leftOut {
 		default:
 			continue
 		}
-		out = append(out, leftOut{Endpoint{Name: w.Name.Name, Excluded: why, Weight: 1}, q.Snapshot.Identity.Self, w.Zone})
+		out = append(out, leftOut{Endpoint{Name: w.Name.Name, Excluded: why, Weight: 1}, q.Snapshot.Identity.Self, w.Zone, w.Labels})
 	}
 	return out
 }

@@ -2,6 +2,8 @@ package explain_test
 
 import (
 	"fmt"
+	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -72,6 +74,40 @@ func TestCalls(t *testing.T) {
 			explain.Call{Host: "payroll"}, explain.NoRoute, map[string]int{"": 100}, map[explain.Name]string{explain.Locality: "no endpoint that answers"}},
 		{"TCP is allowed at the handshake and by the filter", nil, explain.Call{Host: "payroll"}, explain.Forwarded,
 			map[string]int{"east eu-a": 100}, map[explain.Name]string{explain.Listener: "TCP", explain.Authorization: "policy callers allows"}},
+		{"TCP by weight; a subset that there is not gets its share and fails", applied(t, `
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: payroll}
+spec:
+  hosts: [payroll]
+  tcp: [{route: [{destination: {host: payroll}, weight: 75}, {destination: {host: payroll, subset: nope}, weight: 25}]}]
+`), explain.Call{Host: "payroll"}, explain.Forwarded, map[string]int{"east eu-a": 75, "nope": 25}, nil},
+		{"a rule to nothing is answered by the sidecar", applied(t, `
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: ratings}
+spec:
+  hosts: [ratings]
+  http: [{route: [{destination: {host: ratings, subset: nope}}]}]
+`), explain.Call{Host: "ratings"}, explain.NoRoute, map[string]int{}, map[explain.Name]string{
+			explain.Rule: `has no subset "nope"`, explain.Destination: "the sidecar answers 503 itself"}},
+		{"no rule for the path", applied(t, `
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: ratings}
+spec:
+  hosts: [ratings]
+  http: [{match: [{uri: {exact: /a}}], route: [{destination: {host: ratings}}]}]
+`), explain.Call{Host: "ratings", Path: "/b"}, explain.NoRoute, map[string]int{}, map[explain.Name]string{explain.Rule: "GET /b: answered 404"}},
+		{"a virtual address is its host", []mesh.Update{mesh.SetVIPs{VIPs: map[mesh.Host]netip.Addr{name("ratings").LocalHost(): netip.MustParseAddr("240.240.9.9")}}},
+			explain.Call{Host: "240.240.9.9", Port: 8080}, explain.Forwarded, map[string]int{"east eu-a": 100},
+			map[explain.Name]string{explain.Listener: "ratings.shop.svc.cluster.local"}},
+		{"a virtual address that nobody has is reset", nil, explain.Call{Host: "240.240.9.9", Port: 8080}, explain.NoRoute, map[string]int{},
+			map[explain.Name]string{explain.Listener: "240.240.9.9 has no port 8080"}},
+		{"an exporter's list has this cluster on it", []mesh.Update{listed("north", "east", "west")}, explain.Call{Host: reviews}, explain.Forwarded,
+			map[string]int{"north eu-c": 100}, map[explain.Name]string{explain.Authorization: "east is on the list"}},
+		{"an exporter's list has not: its part is none", []mesh.Update{listed("north", "west")}, explain.Call{Host: reviews}, explain.Forwarded,
+			map[string]int{"west us-a": 100}, nil},
 		{"an address outside is none of the mesh's business", nil, explain.Call{Host: "10.9.9.9", Port: 80}, explain.Forwarded,
 			map[string]int{"": 100}, map[explain.Name]string{explain.Listener: "leaves the mesh"}},
 		{"another account calls", nil, explain.Call{Host: "ratings", Account: "other"}, explain.Forwarded,
@@ -132,6 +168,56 @@ func TestLeftOut(t *testing.T) {
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("%s: -want +got\n%s", host, diff)
 		}
+	}
+}
+
+// versions are rules that know what the canary's subsets are.
+type versions struct{ explain.Linked }
+
+func (versions) InSubset(_ mesh.Host, subset string, _ mesh.ClusterName, labels map[string]string) (in, known bool) {
+	return labels["version"] == subset, true
+}
+
+func (versions) Policy(_ mesh.Host, subset string) (explain.Origin, []explain.Rejected) {
+	return explain.Origin{Object: "DestinationRule shop/reviews", Path: "subset " + subset, File: "canary.yaml", Line: 4}, []explain.Rejected{{Object: "x", Reason: "y"}}
+}
+
+// TestRules: what the resources do not say is asked of the rules, and said to be unknown where they do not know.
+func TestRules(t *testing.T) {
+	state := east(t).Apply(append(applied(t, canary), remote("north", slot(0, "eu-c", "v1", 1), slot(1, "eu-c", "v2", 0)))...)
+	s := state.Snapshot()
+	for _, test := range []struct {
+		why   string
+		rules explain.Rules
+		want  []string
+		by    string
+	}{
+		{"rules that know", versions{}, []string{"v2 slot 1 not ready"}, "DestinationRule shop/reviews"},
+		{"the linked configuration", nil, []string{
+			"v1 slot 1 not ready; whether it is in subset v1 is not known", "v2 slot 1 not ready; whether it is in subset v2 is not known"}, ""},
+	} {
+		t.Run(test.why, func(t *testing.T) {
+			m := explain.Mesh{Snapshot: s, Plan: build.From(s, translate.Options{}), Rules: test.rules}
+			a, err := explain.Explain(m, explain.Call{From: "caller-eu-a.shop", Host: "reviews.shop.svc.clusterset.local"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got []string
+			for _, share := range a.Shares {
+				for _, e := range share.Endpoints {
+					if e.Excluded != "" {
+						got = append(got, share.Subset+" "+e.Name+" "+e.Excluded)
+					}
+				}
+			}
+			slices.Sort(got)
+			if diff := cmp.Diff(test.want, got); diff != "" {
+				t.Errorf("-want +got\n%s", diff)
+			}
+			if by := step(t, a, explain.Policy).Origin.Object; by != test.by {
+				t.Errorf("policy by %q, want %q", by, test.by)
+			}
+		})
 	}
 }
 

@@ -39,8 +39,8 @@ func (q *question) listen(to netip.AddrPort) (*flow, error) {
 	}
 	if ok {
 		f, err := flowOf(chainFor(l, to))
-		if err != nil || f == nil {
-			return nil, fmt.Errorf("listener %s has no filter chain that is known here: %w", name, err)
+		if err != nil {
+			return nil, fmt.Errorf("listener %s: %w", name, err)
 		}
 		kind := "its requests are routed one by one (HTTP)"
 		if f.tcp != nil {
@@ -58,7 +58,7 @@ func (q *question) listen(to netip.AddrPort) (*flow, error) {
 	if err != nil {
 		return nil, err
 	}
-	if cluster := f.tcp.GetCluster(); cluster == passthrough {
+	if f.tcp.GetCluster() == passthrough {
 		q.step(Listener, Origin{}, nil, "passes through", fmt.Sprintf("%s is no virtual address: the connection leaves the mesh as it is", to))
 		q.out.Verdict = Forwarded
 		q.out.Shares = []Share{{Host: q.out.Host, Predicted: 1, Endpoints: []Endpoint{{Name: to.String(), Healthy: true, Weight: 1}}}}
@@ -106,7 +106,7 @@ func chainFor(l *listenerv3.Listener, to netip.AddrPort, protocols ...string) *l
 	return best
 }
 
-// flowOf finds what a chain ends in; nil for none.
+// flowOf finds what a chain ends in.
 func flowOf(c *listenerv3.FilterChain) (*flow, error) {
 	for _, f := range c.GetFilters() {
 		switch m, err := f.GetTypedConfig().UnmarshalNew(); m := m.(type) {
@@ -120,7 +120,7 @@ func flowOf(c *listenerv3.FilterChain) (*flow, error) {
 			}
 		}
 	}
-	return nil, nil
+	return nil, unknown("a filter chain without HTTP and TCP", c.GetName())
 }
 
 // routesOf gives the route configuration of a connection manager.

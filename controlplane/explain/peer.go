@@ -98,7 +98,7 @@ func (q *question) gateways(listener string) ([]string, error) {
 		return nil, err
 	}
 	f, err := flowOf(chainFor(l, netip.AddrPort{}))
-	if err != nil || f == nil {
+	if err != nil {
 		return nil, err
 	}
 	c, ok, err := resource[*clusterv3.Cluster](q.state, xds.ClusterType, f.tcp.GetCluster())

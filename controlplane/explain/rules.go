@@ -26,6 +26,9 @@ type Rules interface {
 	Route(host mesh.Host, port uint32, route string) (Origin, []Rejected)
 	// Policy gives the object that says how a host is called, for one of its subsets or, with "", the whole.
 	Policy(host mesh.Host, subset string) (Origin, []Rejected)
+	// InSubset tells whether an endpoint of a cluster with these labels is in a subset of a host; known is false where that cannot be
+	// told.
+	InSubset(host mesh.Host, subset string, cluster mesh.ClusterName, labels map[string]string) (in, known bool)
 }
 
 // Linked knows what the linked configuration says itself, and nothing more: a route is named after its rule, or by the rule
@@ -45,3 +48,8 @@ func (Linked) Route(_ mesh.Host, _ uint32, route string) (Origin, []Rejected) {
 
 // Policy is unknown.
 func (Linked) Policy(mesh.Host, string) (Origin, []Rejected) { return Origin{}, nil }
+
+// InSubset is unknown: clusters have no labels, only endpoints.
+func (Linked) InSubset(mesh.Host, string, mesh.ClusterName, map[string]string) (in, known bool) {
+	return false, false
+}

@@ -42,6 +42,13 @@ func remote(c mesh.ClusterName, slots ...mesh.Slot) mesh.Update {
 	}}}
 }
 
+// listed is remote with one slot, for some clusters.
+func listed(c mesh.ClusterName, to ...mesh.ClusterName) mesh.Update {
+	u := remote(c, slot(0, "eu-c", "v1", 1)).(mesh.SetRemote)
+	u.Catalogue.Services[name("reviews")].To = to
+	return u
+}
+
 func member(name mesh.ClusterName, region, gateway string) mesh.Member {
 	return mesh.Member{Name: name, Region: region, Namespaces: []string{"*"}, Authority: name == "east",
 		Gateways: []mesh.Gateway{{Address: netip.MustParseAddrPort(gateway)}}}
