@@ -7,6 +7,8 @@ import (
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
+	aggregatev3 "github.com/envoyproxy/go-control-plane/envoy/extensions/clusters/aggregate/v3"
+	"google.golang.org/protobuf/proto"
 
 	"isthmus.dev/isthmus/mesh"
 	"isthmus.dev/isthmus/xds"
@@ -195,17 +197,15 @@ func (q *question) balance(t target) ([]picked, error) {
 		q.step(Policy, Origin{}, nil, "none", t.String()+": there is no such destination, answered 503")
 		return []picked{{target: t, load: t.share}}, nil
 	}
-	origin, rejected := q.Rules.Policy(host, subset)
-	q.step(Policy, origin, rejected, strings.ToLower(c.GetLbPolicy().String()), policyReason(c, t))
-	a := c.GetLoadAssignment()
-	if c.GetType() == clusterv3.Cluster_EDS {
-		name := c.GetEdsClusterConfig().GetServiceName()
-		if name == "" {
-			name = t.cluster
-		}
-		if a, _, err = resource[*endpointv3.ClusterLoadAssignment](q.state, xds.EndpointType, name); err != nil {
-			return nil, err
-		}
+	origin, rejected := q.policy(host, subset, q.Snapshot.Identity.Self)
+	parts, a, err := q.assignmentOf(c)
+	if err != nil {
+		return nil, err
+	}
+	if len(parts) > 0 {
+		q.step(Policy, origin, rejected, "in parts", t.String()+": the clusters that serve it do not say the same of connections, so each has an Envoy cluster of its own")
+	} else {
+		q.step(Policy, origin, rejected, strings.ToLower(c.GetLbPolicy().String()), policyReason(c, t))
 	}
 	all, loads, err := spread(c, a)
 	if err != nil {
@@ -214,7 +214,11 @@ func (q *question) balance(t target) ([]picked, error) {
 	var out []picked
 	left := t.share
 	for _, p := range all {
-		out = append(out, picked{target: t, cluster: c, placed: p, load: t.share * p.load, server: q.server(t, p)})
+		of := c
+		if part := parts[p.group]; part != nil {
+			of = part
+		}
+		out = append(out, picked{target: t, cluster: of, placed: p, load: t.share * p.load, server: q.server(t, p)})
 		left -= t.share * p.load
 	}
 	if left > 1e-9 {
@@ -222,6 +226,51 @@ func (q *question) balance(t target) ([]picked, error) {
 	}
 	q.locality(t, out, loads, a)
 	return out, nil
+}
+
+// assignmentOf gives the endpoints of a cluster. Those of one that is made of others are theirs, the priorities of each after
+// those of the one before it; parts says whose each group is
+// (https://www.envoyproxy.io/docs/envoy/latest/intro/arch_overview/upstream/aggregate_cluster).
+func (q *question) assignmentOf(c *clusterv3.Cluster) (parts map[*endpointv3.LocalityLbEndpoints]*clusterv3.Cluster, a *endpointv3.ClusterLoadAssignment, err error) {
+	if c.GetClusterType() == nil {
+		a = c.GetLoadAssignment()
+		if c.GetType() == clusterv3.Cluster_EDS {
+			name := c.GetEdsClusterConfig().GetServiceName()
+			if name == "" {
+				name = c.GetName()
+			}
+			a, _, err = resource[*endpointv3.ClusterLoadAssignment](q.state, xds.EndpointType, name)
+		}
+		return nil, a, err
+	}
+	of, err := decode[*aggregatev3.ClusterConfig](c.GetClusterType().GetTypedConfig())
+	if err != nil {
+		return nil, nil, err
+	}
+	parts, a = map[*endpointv3.LocalityLbEndpoints]*clusterv3.Cluster{}, &endpointv3.ClusterLoadAssignment{ClusterName: c.GetName()}
+	next := uint32(0)
+	for _, name := range of.GetClusters() {
+		part, ok, err := resource[*clusterv3.Cluster](q.state, xds.ClusterType, name)
+		if err != nil {
+			return nil, nil, err
+		}
+		if !ok {
+			continue
+		}
+		_, own, err := q.assignmentOf(part)
+		if err != nil {
+			return nil, nil, err
+		}
+		first := next
+		for _, g := range own.GetEndpoints() {
+			moved := proto.Clone(g).(*endpointv3.LocalityLbEndpoints)
+			moved.Priority += first
+			next = max(next, moved.Priority+1)
+			a.Endpoints, parts[moved] = append(a.Endpoints, moved), part
+		}
+		a.Policy = own.GetPolicy() // the same for all
+	}
+	return parts, a, nil
 }
 
 // policyReason sums up how a cluster's endpoints are called.

@@ -123,10 +123,8 @@ func (q *question) share(all []picked) {
 				continue
 			}
 			if subset != "" {
-				if in, known := q.Rules.InSubset(host, subset, e.cluster, e.labels); known && !in {
+				if at := (mesh.Locality{Region: q.region(e.cluster), Zone: e.zone}); !q.inSubset(host, subset, e.cluster, at, e.labels) {
 					continue
-				} else if !known {
-					e.Excluded += "; whether it is in subset " + subset + " is not known"
 				}
 			}
 			s := at(group{e.cluster, e.zone, subset, host})

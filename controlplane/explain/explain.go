@@ -1,10 +1,10 @@
 // Package explain says what becomes of one call: an evaluator of the configuration that proxies are given, without a proxy.
 //
-// It is pure, and knows nothing of rules: what it reads are the Envoy resources that package translate made (a
-// [build.Plan]), step by step as Envoy does: name, listener, route, cluster, endpoint, gateway, peer, and at a server of
-// this cluster its own inbound side. So it cannot disagree with what is served. The world's snapshot only gives names to
-// addresses, and tells which endpoints were left out and why. What the resources do not say, which object decided, is
-// asked of [Rules].
+// It is pure. What it reads are the Envoy resources that package translate made (a [build.Plan]), step by step as Envoy
+// does: name, listener, route, cluster, endpoint, gateway, peer, and at a server of this cluster its own inbound side. So it
+// cannot disagree with what is served. The world's snapshot only gives names to addresses, and tells which endpoints were
+// left out and why. What the resources do not say, which object decided and which others did not, is asked of the linker
+// (rules.go): resources are in the order in which it links.
 //
 // The files, one a step: resolve.go (who calls, what address), listener.go, route.go and match.go, balance.go (shares of
 // endpoints), endpoint.go (whom an endpoint is), peer.go (gateway, identity), inbound.go and rbac.go (may it). change.go
@@ -44,8 +44,6 @@ type Mesh struct {
 	Snapshot *world.Snapshot
 	// Plan is what was made of Snapshot, complete.
 	Plan build.Plan
-	// Rules give origins; nil: [Linked].
-	Rules Rules
 }
 
 // Verdict is what becomes of a call.
@@ -129,9 +127,6 @@ type question struct {
 // Explain answers a call. An error is one of the question (there is no such workload, no such host), with a hint, or names
 // what this package does not know of Envoy.
 func Explain(m Mesh, call Call) (*Answer, error) {
-	if m.Rules == nil {
-		m.Rules = Linked{}
-	}
 	if call.Path == "" {
 		call.Path = "/"
 	}

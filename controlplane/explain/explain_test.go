@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"isthmus.dev/isthmus/config"
 	"isthmus.dev/isthmus/controlplane/explain"
 	"isthmus.dev/isthmus/controlplane/translate"
 	"isthmus.dev/isthmus/controlplane/translate/build"
@@ -142,7 +143,7 @@ func TestOrigins(t *testing.T) {
 	if want := (explain.Origin{Object: "VirtualService shop/reviews", Path: "spec.http[1]"}); rule.Origin != want {
 		t.Errorf("got %+v, want %+v", rule.Origin, want)
 	}
-	want := []explain.Rejected{{Object: "VirtualService shop/reviews spec.http[0]", Reason: "header x-tester is missing"}}
+	want := []explain.Rejected{{Object: "VirtualService shop/reviews spec.http[0].match[0]", Reason: "header x-tester is missing"}}
 	if diff := cmp.Diff(want, rule.Rejected); diff != "" {
 		t.Errorf("-want +got\n%s", diff)
 	}
@@ -172,52 +173,73 @@ func TestLeftOut(t *testing.T) {
 }
 
 // versions are rules that know what the canary's subsets are.
-type versions struct{ explain.Linked }
-
-func (versions) InSubset(_ mesh.Host, subset string, _ mesh.ClusterName, labels map[string]string) (in, known bool) {
-	return labels["version"] == subset, true
+// TestDecided: each step names the object and the field that decided, and what lost against it.
+func TestDecided(t *testing.T) {
+	const bank = `
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: others, namespace: bank}
+spec: {host: reviews.shop.svc.clusterset.local, trafficPolicy: {outlierDetection: {}}}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: second}
+spec: {hosts: [reviews.shop.svc.clusterset.local], http: [{route: [{destination: {host: reviews.shop.svc.clusterset.local}}]}]}
+`
+	state := east(t).Apply(append(applied(t, canary+bank), remote("north", slot(0, "eu-c", "v1", 1), slot(1, "eu-c", "v2", 0)))...)
+	a := ask(t, state, explain.Call{From: "caller-eu-a.shop", Host: "reviews.shop.svc.clusterset.local"})
+	by := step(t, a, explain.Rule)
+	if by.Origin.Object != "VirtualService shop/reviews" || !strings.HasPrefix(by.Origin.Path, "spec.http[") || by.Origin.File != "test.yaml" || by.Origin.Line == 0 {
+		t.Errorf("the rule is of %+v", by.Origin)
+	}
+	if !slices.ContainsFunc(by.Rejected, func(r explain.Rejected) bool {
+		return r.Object == "VirtualService shop/second" && strings.Contains(r.Reason, "VirtualService shop/reviews counts")
+	}) {
+		t.Errorf("rejected are %+v, want the second routing too", by.Rejected)
+	}
+	policy := step(t, a, explain.Policy)
+	if policy.Origin.Object != "DestinationRule shop/reviews" || !slices.ContainsFunc(policy.Rejected, func(r explain.Rejected) bool {
+		return r.Object == "DestinationRule bank/others" && strings.Contains(r.Reason, "callers in namespace bank only")
+	}) {
+		t.Errorf("the policy is of %+v, rejected %+v", policy.Origin, policy.Rejected)
+	}
+	var left []string
+	for _, share := range a.Shares {
+		for _, e := range share.Endpoints {
+			if e.Excluded != "" {
+				left = append(left, share.Subset+" "+e.Name+" "+e.Excluded)
+			}
+		}
+	}
+	if !slices.Equal(left, []string{"v2 slot 1 not ready"}) {
+		t.Errorf("left out %q: an endpoint that does not answer is of the subset that selects it", left)
+	}
 }
 
-func (versions) Policy(_ mesh.Host, subset string) (explain.Origin, []explain.Rejected) {
-	return explain.Origin{Object: "DestinationRule shop/reviews", Path: "subset " + subset, File: "canary.yaml", Line: 4}, []explain.Rejected{{Object: "x", Reason: "y"}}
-}
-
-// TestRules: what the resources do not say is asked of the rules, and said to be unknown where they do not know.
-func TestRules(t *testing.T) {
-	state := east(t).Apply(append(applied(t, canary), remote("north", slot(0, "eu-c", "v1", 1), slot(1, "eu-c", "v2", 0)))...)
-	s := state.Snapshot()
-	for _, test := range []struct {
+// TestParts: a host whose producers do not say the same of connections is one order of priorities all the same.
+func TestParts(t *testing.T) {
+	limited := remote("west", slot(0, "us-a", "v1", 1)).(mesh.SetRemote)
+	service := limited.Catalogue.Services[name("reviews")]
+	service.DestinationRules = [][]byte{[]byte(`{"apiVersion":"networking.istio.io/v1","kind":"DestinationRule","metadata":{"name":"r","namespace":"shop"},
+		"spec":{"host":"reviews","trafficPolicy":{"connectionPool":{"tcp":{"maxConnections":9}}}}}`)}
+	service.Producer = config.Producer("west", service)
+	call := explain.Call{From: "caller-eu-a.shop", Host: "reviews.shop.svc.clusterset.local"}
+	for _, c := range []struct {
 		why   string
-		rules explain.Rules
-		want  []string
-		by    string
+		north uint32
+		want  map[string]int
 	}{
-		{"rules that know", versions{}, []string{"v2 slot 1 not ready"}, "DestinationRule shop/reviews"},
-		{"the linked configuration", nil, []string{
-			"v1 slot 1 not ready; whether it is in subset v1 is not known", "v2 slot 1 not ready; whether it is in subset v2 is not known"}, ""},
+		{"the nearest part takes all", 1, map[string]int{"north eu-c": 100}},
+		{"and the next where that has nobody", 0, map[string]int{"west us-a": 100}},
 	} {
-		t.Run(test.why, func(t *testing.T) {
-			m := explain.Mesh{Snapshot: s, Plan: build.From(s, translate.Options{}), Rules: test.rules}
-			a, err := explain.Explain(m, explain.Call{From: "caller-eu-a.shop", Host: "reviews.shop.svc.clusterset.local"})
-			if err != nil {
-				t.Fatal(err)
-			}
-			var got []string
-			for _, share := range a.Shares {
-				for _, e := range share.Endpoints {
-					if e.Excluded != "" {
-						got = append(got, share.Subset+" "+e.Name+" "+e.Excluded)
-					}
-				}
-			}
-			slices.Sort(got)
-			if diff := cmp.Diff(test.want, got); diff != "" {
-				t.Errorf("-want +got\n%s", diff)
-			}
-			if by := step(t, a, explain.Policy).Origin.Object; by != test.by {
-				t.Errorf("policy by %q, want %q", by, test.by)
-			}
-		})
+		a := ask(t, east(t).Apply(limited, remote("north", slot(0, "eu-c", "v1", c.north))), call)
+		if diff := cmp.Diff(c.want, byCluster(a)); diff != "" || a.Verdict != explain.Forwarded {
+			t.Errorf("%s: %s, -want +got\n%s", c.why, a.Verdict, diff)
+		}
+		if p := step(t, a, explain.Policy); p.Decision != "in parts" {
+			t.Errorf("%s: policy %+v", c.why, p)
+		}
 	}
 }
 

@@ -5,8 +5,6 @@ import (
 	"testing"
 
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
-
-	"isthmus.dev/isthmus/mesh"
 )
 
 func TestChainFor(t *testing.T) {
@@ -30,19 +28,6 @@ func TestChainFor(t *testing.T) {
 				t.Errorf("got %s, want %s", got, test.want)
 			}
 		})
-	}
-}
-
-func TestLinked(t *testing.T) {
-	for route, want := range map[string]Origin{
-		"shop/reviews[2]": {Object: "VirtualService shop/reviews", Path: "spec.http[2]"},
-		"shop/reviews[0] (unavailable: no service x)": {Object: "VirtualService shop/reviews", Path: "spec.http[0]"},
-		"default":      {},
-		"a-rules-name": {},
-	} {
-		if got, _ := (Linked{}).Route(mesh.Host("reviews"), 80, route); got != want {
-			t.Errorf("%s: got %+v, want %+v", route, got, want)
-		}
 	}
 }
 

@@ -260,6 +260,7 @@ func virtualHost(c *routev3.RouteConfiguration, authority string) *routev3.Virtu
 // routed is a route with the part of the calls that it gets.
 type routed struct {
 	route *routev3.Route
+	index int // among the routes of the virtual host
 	share float64
 }
 
@@ -267,19 +268,19 @@ type routed struct {
 // be made of several routes.
 func firstMatch(routes []*routev3.Route, r request) (found []routed, refused []refusal, err error) {
 	left := 1.0
-	for _, route := range routes {
+	for i, route := range routes {
 		why, fraction, err := matchRoute(route.GetMatch(), r)
 		if err != nil {
 			return nil, nil, fmt.Errorf("route %s: %w", route.GetName(), err)
 		}
 		if why != "" {
 			if !slices.ContainsFunc(refused, func(o refusal) bool { return o.route == route.GetName() }) {
-				refused = append(refused, refusal{route.GetName(), why})
+				refused = append(refused, refusal{route.GetName(), i, why})
 			}
 			continue
 		}
 		if share := left * fraction; share > 0 {
-			found, left = append(found, routed{route, share}), left-share
+			found, left = append(found, routed{route, i, share}), left-share
 		}
 		if left <= 0 {
 			break
@@ -292,4 +293,8 @@ func firstMatch(routes []*routev3.Route, r request) (found []routed, refused []r
 }
 
 // refusal is a route that did not match.
-type refusal struct{ route, why string }
+type refusal struct {
+	route string
+	index int // of the first of that name
+	why   string
+}

@@ -68,13 +68,13 @@ func (q *question) route(f *flow) ([]target, error) {
 	if err != nil {
 		return nil, err
 	}
+	linked, lost := q.linked(), q.lostRoutes()
 	var rejected []Rejected
 	for _, o := range refused {
-		origin, _ := q.Rules.Route(q.out.Host, q.out.Port, o.route)
-		rejected = append(rejected, Rejected{subject(origin, o.route), o.why})
+		rejected = append(rejected, Rejected{subject(routeOrigin(linked, o.index), o.route), o.why})
 	}
 	if len(found) == 0 {
-		q.step(Rule, Origin{}, rejected, "none", fmt.Sprintf("no route of %s matches %s %s: answered 404", config.GetName(), r.headers[":method"][0], q.call.Path))
+		q.step(Rule, Origin{}, slices.Concat(rejected, lost), "none", fmt.Sprintf("no route of %s matches %s %s: answered 404", config.GetName(), r.headers[":method"][0], q.call.Path))
 		return nil, nil
 	}
 	var out []target
@@ -84,9 +84,8 @@ func (q *question) route(f *flow) ([]target, error) {
 		if err != nil {
 			return nil, err
 		}
-		origin, lost := q.Rules.Route(q.out.Host, q.out.Port, m.route.GetName())
-		q.step(Rule, origin, slices.Concat(rejected, lost), "route "+m.route.GetName(), reasonOf(m, decision))
-		rejected = nil
+		q.step(Rule, routeOrigin(linked, m.index), slices.Concat(rejected, lost), "route "+m.route.GetName(), reasonOf(m, decision))
+		rejected, lost = nil, nil
 		got += m.share
 		for _, t := range some {
 			t.share *= m.share
@@ -186,12 +185,11 @@ func (q *question) routeTCP(p *tcpproxyv3.TcpProxy) ([]target, error) {
 	default:
 		return nil, unknown("a TCP proxy", p)
 	}
-	origin, lost := q.Rules.Route(q.out.Host, q.out.Port, "")
 	reason := "a connection is routed whole: no path, method or header counts"
 	if len(out) == 1 && out[0].cluster == blackHole {
 		out = []target{{share: 1, problem: "the connection is closed: the rule has no destination"}}
 	}
-	q.step(Rule, origin, lost, "TCP", reason)
+	q.step(Rule, q.tcpOrigin(), q.lostRoutes(), "TCP", reason)
 	return q.destinations(out), nil
 }
 

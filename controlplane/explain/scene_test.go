@@ -97,7 +97,7 @@ func applied(t testing.TB, yaml string) []mesh.Update {
 	}
 	var out []mesh.Update
 	for _, o := range objects {
-		value, findings := config.Compile(o)
+		value, findings := o.Value, []mesh.Finding(nil)
 		out = append(out, mesh.SetObject{Name: o.ID(), Value: value, Findings: findings})
 	}
 	return out

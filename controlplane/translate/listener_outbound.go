@@ -110,26 +110,33 @@ func outboundTCP(h *Host, p mesh.Port, rules rule.Effective, find Lookup) *tcppr
 	if rules.Traffic == nil {
 		return t
 	}
-	for i := range rules.Traffic.TCP {
-		r := &rules.Traffic.TCP[i]
-		if r.Port != 0 && r.Port != p.Number {
-			continue
-		}
-		switch to := ResolveAll(h, p, r.Targets, rules, find); len(to) {
-		case 0:
-			t.ClusterSpecifier = &tcpproxyv3.TcpProxy_Cluster{Cluster: blackHole}
-		case 1:
-			t.ClusterSpecifier = &tcpproxyv3.TcpProxy_Cluster{Cluster: to[0].Cluster}
-		default:
-			w := &tcpproxyv3.TcpProxy_WeightedCluster{}
-			for _, target := range to {
-				w.Clusters = append(w.Clusters, &tcpproxyv3.TcpProxy_WeightedCluster_ClusterWeight{Name: target.Cluster, Weight: target.Weight})
-			}
-			t.ClusterSpecifier = &tcpproxyv3.TcpProxy_WeightedClusters{WeightedClusters: w}
-		}
+	r := TCPRule(rules.Traffic, p.Number)
+	if r == nil {
 		return t
 	}
+	switch to := ResolveAll(h, p, r.Targets, rules, find); len(to) {
+	case 0:
+		t.ClusterSpecifier = &tcpproxyv3.TcpProxy_Cluster{Cluster: blackHole}
+	case 1:
+		t.ClusterSpecifier = &tcpproxyv3.TcpProxy_Cluster{Cluster: to[0].Cluster}
+	default:
+		w := &tcpproxyv3.TcpProxy_WeightedCluster{}
+		for _, target := range to {
+			w.Clusters = append(w.Clusters, &tcpproxyv3.TcpProxy_WeightedCluster_ClusterWeight{Name: target.Cluster, Weight: target.Weight})
+		}
+		t.ClusterSpecifier = &tcpproxyv3.TcpProxy_WeightedClusters{WeightedClusters: w}
+	}
 	return t
+}
+
+// TCPRule is the rule for connections to a port: the first that matches; nil if none does.
+func TCPRule(t *rule.Traffic, port uint32) *rule.TCP {
+	for i := range t.TCP {
+		if r := &t.TCP[i]; r.Port == 0 || r.Port == port {
+			return r
+		}
+	}
+	return nil
 }
 
 func tcpTo(stat, cluster string) *tcpproxyv3.TcpProxy {

@@ -75,6 +75,9 @@ func (p Plan) Serves() bool { return p.seen != nil && p.seen.Identity != nil }
 // Step translates what differs between s and the snapshot that p was made from. Nothing is left behind.
 func (p Plan) Step(s *world.Snapshot) Plan { return p.Advance(s, 0) }
 
+// Options are those that p was made with.
+func (p Plan) Options() translate.Options { return p.options }
+
 // Behind is the number of hosts that changed and are not translated yet.
 func (p Plan) Behind() int { return p.behind.Len() + p.later.Len() }
 
