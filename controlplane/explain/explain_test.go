@@ -140,7 +140,7 @@ spec:
 func TestOrigins(t *testing.T) {
 	a := ask(t, east(t).Apply(applied(t, canary)...), explain.Call{From: "caller-eu-a.shop", Host: "reviews.shop.svc.clusterset.local", Path: "/beta"})
 	rule := step(t, a, explain.Rule)
-	if want := (explain.Origin{Object: "VirtualService shop/reviews", Path: "spec.http[1]"}); rule.Origin != want {
+	if want := (explain.Origin{Object: "VirtualService shop/reviews", Path: "spec.http[1]", File: "test.yaml", Line: 19}); rule.Origin != want {
 		t.Errorf("got %+v, want %+v", rule.Origin, want)
 	}
 	want := []explain.Rejected{{Object: "VirtualService shop/reviews spec.http[0].match[0]", Reason: "header x-tester is missing"}}
