@@ -74,13 +74,19 @@ var laterKinds = map[string][]string{
 
 // decode checks one document and makes its object; nil if it has an error.
 func decode(doc document, defaultNamespace string, r *report) *item {
-	r.file = doc.file
+	r.begin(doc.file)
 	apiVersion, kindName := text(doc.root, "apiVersion"), text(doc.root, "kind")
 	name, namespace := text(child(doc.root, "metadata"), "name"), text(child(doc.root, "metadata"), "namespace")
 	if namespace == "" {
 		namespace = defaultNamespace
 	}
-	it := &item{Object: Object{APIVersion: apiVersion, Kind: kindName, Namespace: namespace, Name: name, File: doc.file, Line: doc.root.Line}}
+	it := &item{Object: Object{
+		APIVersion: apiVersion, Kind: kindName, Namespace: namespace, Name: name, File: doc.file, Line: doc.root.Line,
+		ResourceVersion: text(child(doc.root, "metadata"), "resourceVersion"),
+	}}
+	if it.ResourceVersion == "0" { // Kubernetes' word for any
+		it.ResourceVersion = ""
+	}
 	before := len(r.findings)
 	k, ok := findKind(doc, it.Object, r)
 	if !ok {
@@ -103,7 +109,7 @@ func decode(doc document, defaultNamespace string, r *report) *item {
 	return it
 }
 
-// findKind looks up the kind of a document.
+// findKind looks up the kind of a document. One that is somebody else's is left out with a warning.
 func findKind(doc document, o Object, r *report) (kind, bool) {
 	report := func(code, path, format string, args ...any) func(string, ...any) {
 		n := doc.root
@@ -127,6 +133,9 @@ func findKind(doc document, o Object, r *report) (kind, bool) {
 		return k, true
 	case ok && k.Group == group:
 		report(CodeUnknownKind, "apiVersion", "kind %s has no version %q", o.Kind, version)("use one of %s", strings.Join(k.Versions, ", "))
+	case !ok && othersKind(group, o.Kind):
+		r.at(doc.root, o.ID().String()).level(mesh.LevelWarning, CodeSkipped, "", "kind", "kind %s of %s is not configuration of a mesh: it was left out", o.Kind, o.APIVersion)(
+			"nothing has to be changed; Kubernetes takes it by kubectl apply")
 	case slices.Contains(laterKinds[group], o.Kind):
 		report(CodeNotSupported, "kind", "kind %s of %s is not supported yet", o.Kind, group)("leave the object out: it would have no effect")
 	case ok:
@@ -157,6 +166,10 @@ func (m *maker) encode() bool {
 	object := v.(map[string]any)
 	meta, _ := object["metadata"].(map[string]any)
 	meta["namespace"] = m.item.Namespace
+	delete(object, "status")
+	for _, field := range serverFields {
+		delete(meta, field)
+	}
 	whole, err := json.Marshal(object)
 	if err != nil || len(whole) > MaxObject {
 		m.problem(m.root, "", "the object has %d bytes as JSON, %d at most", len(whole), MaxObject)
@@ -253,6 +266,13 @@ func (m *maker) problem(n *yaml.Node, path, format string, args ...any) func(str
 func (m *maker) invalid(steps []any, format string, args ...any) func(string, ...any) {
 	n, path := m.locate(steps)
 	return m.problem(n, path, format, args...)
+}
+
+// unsupported reports, by its path, a value that is right and that this version does not act on.
+func (m *maker) unsupported(steps []any, format string, args ...any) func(string, ...any) {
+	m.bad = true
+	n, path := m.locate(steps)
+	return m.r.at(n, m.item.ID().String()).add(CodeNotSupported, "", path, format, args...)
 }
 
 // info says something about a value that is right.
