@@ -73,10 +73,13 @@ func (s *Store) Get(ctx context.Context, name mesh.ObjectName) (config.Stored, e
 	return config.Stored{Name: name, JSON: response.Kvs[0].Value, Version: response.Kvs[0].ModRevision}, nil
 }
 
-// Read reads the objects of some names, each part of MaxTxnOps at one revision. What does not exist is left out.
+// readSize is how many objects are read by name at once: what an external server takes that was told nothing else.
+const readSize = 128
+
+// Read reads the objects of some names, each readSize of them at one revision. What does not exist is left out.
 func (s *Store) Read(ctx context.Context, names ...mesh.ObjectName) ([]config.Stored, error) {
 	var out []config.Stored
-	for part := range slices.Chunk(names, MaxTxnOps) {
+	for part := range slices.Chunk(names, readSize) {
 		ops := make([]clientv3.Op, 0, len(part))
 		for _, name := range part {
 			key, err := keyOf(name)
