@@ -6,7 +6,8 @@
 // a Go error, so that one bad object stops no other. Decode reads documents, Compile gives what one object means,
 // Producer restricts the rules another cluster sends along with an export.
 //
-// The files: kind.go lists the kinds, document.go reads YAML, walk.go checks a document against its API (schema.go) and
+// The files: kind.go lists the kinds and others.go those that are not a mesh's affair, document.go reads YAML and list.go lists,
+// walk.go checks a document against its API (schema.go) and
 // against what is supported (supported.go); service.go, workload.go, virtualservice.go and destinationrule.go make the
 // mesh types; stored.go is what registries keep and how they refuse.
 package config
