@@ -61,7 +61,8 @@ type Object struct {
 	// JSON is the whole object with sorted keys, its namespace filled in, without what belongs to the server it came from
 	// (serverFields, status).
 	JSON []byte
-	// ResourceVersion is that of metadata, empty if there is none or "0": the version that the document was made from.
+	// ResourceVersion is that of metadata: the version that the document was made from. Empty if there is none, if it is "0" (any),
+	// and beside a uid: registries give none, so that the document and its version come from an API server.
 	ResourceVersion string
 	// File and Line say where the document was.
 	File string

@@ -84,8 +84,8 @@ func decode(doc document, defaultNamespace string, r *report) *item {
 		APIVersion: apiVersion, Kind: kindName, Namespace: namespace, Name: name, File: doc.file, Line: doc.root.Line,
 		ResourceVersion: text(child(doc.root, "metadata"), "resourceVersion"),
 	}}
-	if it.ResourceVersion == "0" { // Kubernetes' word for any
-		it.ResourceVersion = ""
+	if it.ResourceVersion == "0" || text(child(doc.root, "metadata"), "uid") != "" {
+		it.ResourceVersion = "" // "0" is Kubernetes' word for any; who gives uids is another server, whose versions are not ours
 	}
 	before := len(r.findings)
 	k, ok := findKind(doc, it.Object, r)

@@ -46,17 +46,18 @@ func TestWholeNumbers(t *testing.T) {
 // TestServerFields: what belongs to the server an object came from is not kept, but for the version it was made from.
 func TestServerFields(t *testing.T) {
 	const in = `{"apiVersion":"networking.istio.io/v1","kind":"DestinationRule","metadata":{"name":"a","namespace":"n","annotations":{"k":"v"},` +
-		`"uid":"u","generation":2,"creationTimestamp":null,"managedFields":[],"ownerReferences":[],"finalizers":["f"],"resourceVersion":VERSION},` +
+		`"uid":UID,"generation":2,"creationTimestamp":null,"managedFields":[],"ownerReferences":[],"finalizers":["f"],"resourceVersion":VERSION},` +
 		`"spec":{"host":"a"},"status":{"x":1}}`
 	const want = `{"apiVersion":"networking.istio.io/v1","kind":"DestinationRule","metadata":{"annotations":{"k":"v"},"name":"a","namespace":"n"},"spec":{"host":"a"}}`
-	for _, tc := range []struct{ written, want, why string }{
-		{`"991"`, "991", "as servers write it"},
-		{`991`, "991", "without quotes"},
-		{`null`, "", "none"},
-		{`""`, "", "none"},
-		{`"0"`, "", "Kubernetes' word for any"},
+	for _, tc := range []struct{ written, uid, want, why string }{
+		{`"991"`, `null`, "991", "as get writes it"},
+		{`991`, `""`, "991", "without quotes"},
+		{`"991"`, `"u"`, "", "with a uid it is an API server's, whose versions say nothing here"},
+		{`null`, `null`, "", "none"},
+		{`""`, `null`, "", "none"},
+		{`"0"`, `null`, "", "Kubernetes' word for any"},
 	} {
-		objects, findings := Decode([]File{{Name: "a", Data: []byte(strings.Replace(in, "VERSION", tc.written, 1))}}, "")
+		objects, findings := Decode([]File{{Name: "a", Data: []byte(strings.NewReplacer("VERSION", tc.written, "UID", tc.uid).Replace(in))}}, "")
 		if len(objects) != 1 || len(findings) != 0 || string(objects[0].JSON) != want || objects[0].ResourceVersion != tc.want {
 			t.Errorf("resourceVersion %s (%s): %+v, %v; want version %q, stored %s", tc.written, tc.why, objects, findings, tc.want, want)
 		}

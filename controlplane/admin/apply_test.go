@@ -142,10 +142,11 @@ func TestResourceVersion(t *testing.T) {
 		{"the version that is stored", "s1", `, resourceVersion: "7"`, 82, configured},
 		{"an older one", "s1", `, resourceVersion: "7"`, 83, ""},
 		{"an older one, and nothing that is not so already", "s1", `, resourceVersion: "7"`, 82, unchanged},
-		{"that of another registry", "s1", `, resourceVersion: "991"`, 83, ""},
+		{"one that never was", "s1", `, resourceVersion: "991"`, 83, ""},
 		{"no number", "s1", `, resourceVersion: "x"`, 83, ""},
 		{"as a number", "s1", `, resourceVersion: 8`, 83, configured},
 		{"any, in Kubernetes' word", "s1", `, resourceVersion: "0"`, 84, configured},
+		{"that of an API server, which gives uids", "s1", `, resourceVersion: "991", uid: u`, 85, configured},
 		{"of an object that is not here: it comes from elsewhere", "s9", `, resourceVersion: "991"`, 80, created},
 	} {
 		before := maps.Clone(c.objects)
