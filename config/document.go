@@ -31,6 +31,8 @@ type reader struct {
 	parsed int
 	// nodes and copies are what may still be read of the file: values that stand in it, and what aliases add to them.
 	nodes, copies int
+	// over counts what had more values than were left. One may be an object that is too large; of a second one nothing is read.
+	over int
 }
 
 // documents splits and parses a file. Empty documents are skipped. Aliases are resolved by copying, within a bound, so that no
@@ -128,21 +130,62 @@ func (d *reader) read(text []byte, before int) bool {
 		if len(n.Content) == 0 || n.Content[0].Tag == "!!null" {
 			continue
 		}
-		copies := min(maxCopies, d.copies)
-		c := copier{before: before, nodes: &d.nodes, copies: &copies}
-		root, err := c.resolve(n.Content[0], maxDepth, false)
-		d.copies -= min(maxCopies, d.copies) - max(0, copies)
+		root, err := d.document(n.Content[0], before, 0)
 		if err == nil && root.Kind != yaml.MappingNode {
 			err = fmt.Errorf("a document has to be a mapping (apiVersion, kind, metadata, spec)")
 		}
 		if err != nil {
-			if d.unreadable(before+n.Content[0].Line, "%v", err); d.nodes <= 0 {
-				return false
-			}
+			d.unreadable(before+n.Content[0].Line, "%v", err)
+		} else {
+			d.docs = append(d.docs, document{file: d.file, root: root})
+		}
+		if d.over > 1 || d.parsed > MaxDocuments {
+			return false
+		}
+	}
+}
+
+// document copies a document; a list's items each by itself, so that one that cannot be read is a finding and costs no other.
+func (d *reader) document(n *yaml.Node, before, depth int) (*yaml.Node, error) {
+	items, list := itemsOf(n)
+	if !list || items == nil || items.Kind != yaml.SequenceNode || items.Anchor != "" || depth == maxLists {
+		return d.object(n, before)
+	}
+	content := items.Content
+	items.Content = nil
+	out, err := d.object(n, before)
+	if err != nil {
+		return nil, err
+	}
+	items = child(out, "items")
+	for _, item := range content {
+		one, err := d.document(item, before, depth+1)
+		if err == nil {
+			items.Content = append(items.Content, one)
 			continue
 		}
-		d.docs = append(d.docs, document{file: d.file, root: root})
+		d.unreadable(before+item.Line, "%v", err)
+		if d.parsed++; d.over > 1 || d.parsed > MaxDocuments {
+			break
+		}
 	}
+	return out, nil
+}
+
+// object copies one object. What is not kept does not count among the values of the file.
+func (d *reader) object(n *yaml.Node, before int) (*yaml.Node, error) {
+	nodes, copies := d.nodes, min(maxCopies, d.copies)
+	d.copies -= copies
+	c := copier{before: before, nodes: &nodes, copies: &copies}
+	out, err := c.resolve(n, maxDepth, false)
+	d.copies += max(0, copies)
+	if nodes < 0 {
+		d.over++
+	}
+	if err == nil {
+		d.nodes = nodes
+	}
+	return out, err
 }
 
 // decodeYAML reads the next document. The parser reports some malformed input by panicking.

@@ -21,6 +21,7 @@ func listed(docs []document, r *report) []document {
 type lister struct {
 	r     *report
 	docs  []document
+	wrong int  // items that are no documents
 	after int  // documents of the file that are still to come
 	over  bool // there were too many: said once
 }
@@ -29,14 +30,9 @@ type lister struct {
 func (l *lister) add(doc document, depth int) {
 	items, list := itemsOf(doc.root)
 	if !list {
-		if len(l.docs)+l.after >= MaxDocuments {
-			if !l.over {
-				l.report(doc, doc.root, CodeUnreadable, "", "more than %d documents, the items of lists among them", MaxDocuments)("apply them in several files")
-			}
-			l.over = true
-			return
+		if l.room(doc) {
+			l.docs = append(l.docs, doc)
 		}
-		l.docs = append(l.docs, doc)
 		return
 	}
 	if depth == maxLists {
@@ -44,7 +40,7 @@ func (l *lister) add(doc document, depth int) {
 		return
 	}
 	l.r.begin(doc.file)
-	for i := 0; i+1 < len(doc.root.Content); i += 2 {
+	for i := 0; i+1 < len(doc.root.Content) && !l.r.full(); i += 2 {
 		switch key := doc.root.Content[i]; key.Value {
 		case "apiVersion", "kind", "metadata", "items": // a list's metadata is the server's
 		default:
@@ -64,7 +60,10 @@ func (l *lister) add(doc document, depth int) {
 			return
 		}
 		if item.Kind != yaml.MappingNode {
-			l.report(doc, item, CodeUnreadable, "items", "an item of a list has to be an object (apiVersion, kind, metadata, spec)")("remove it")
+			if l.room(document{file: doc.file, root: item}) {
+				l.wrong++
+				l.report(doc, item, CodeUnreadable, "items", "an item of a list has to be an object (apiVersion, kind, metadata, spec)")("remove it")
+			}
 			continue
 		}
 		if kind != "" { // an API server does not repeat the kind in each item of a list of one
@@ -73,6 +72,18 @@ func (l *lister) add(doc document, depth int) {
 		}
 		l.add(document{file: doc.file, root: item}, depth+1)
 	}
+}
+
+// room tells whether one more is within the bound; of the first that is not it says so.
+func (l *lister) room(doc document) bool {
+	if len(l.docs)+l.wrong+l.after < MaxDocuments {
+		return true
+	}
+	if !l.over {
+		l.report(doc, doc.root, CodeUnreadable, "", "more than %d documents, the items of lists among them", MaxDocuments)("apply them in several files")
+	}
+	l.over = true
+	return false
 }
 
 func (l *lister) report(doc document, at *yaml.Node, code, path, format string, args ...any) func(string, ...any) {
