@@ -6,10 +6,14 @@
 // a Go error, so that one bad object stops no other. Decode reads documents, Compile gives what one object means,
 // Producer restricts the rules another cluster sends along with an export.
 //
-// The files: kind.go lists the kinds and others.go those that are not a mesh's affair, document.go reads YAML and list.go lists,
-// walk.go checks a document against its API (schema.go) and
-// against what is supported (supported.go); service.go, workload.go, virtualservice.go and destinationrule.go make the
-// mesh types; stored.go is what registries keep and how they refuse.
+// It is the language of a compiler: one object, of whatever API, comes to one value that knows no API (package rule, or a
+// noun of package mesh), with the field and line that each part came from; what other objects there are is the linker's
+// affair (controlplane/translate), and what is wrong among them that of controlplane/analyze.
+//
+// The files: kind.go lists the kinds and others.go those that are not a mesh's affair, document.go reads YAML and list.go
+// lists, walk.go checks a document against its API (schema.go) and against what is supported (fields.go, and the table in
+// each kind's file); service.go, workload.go, virtualservice.go and destinationrule.go lower a kind, producer.go bounds what
+// came along with another cluster's export; stored.go is what registries keep and how they refuse.
 package config
 
 import (
@@ -34,6 +38,7 @@ const (
 	CodeSkipped      = "ISM0112" // not the mesh's affair, left out: a kind of Kubernetes' own, a port that is not TCP
 	CodeProducer     = "ISM0109" // a rule that came with an export and goes beyond what a producer may decide
 	CodeSlowFailover = "ISM0110" // a time-out that makes leaving a frozen peer slow
+	CodeSharedKnob   = "ISM0113" // a setting that Envoy has once counts for two things
 )
 
 // Bounds on what is read.
@@ -67,6 +72,8 @@ type Object struct {
 	// File and Line say where the document was.
 	File string
 	Line int
+	// Value is what the object means; see [Compile]. Of an object that is stored it is not there yet.
+	Value any
 }
 
 // ID names the object of this cluster's registry.
@@ -131,23 +138,13 @@ func inOrder(findings []mesh.Finding, files []File) []mesh.Finding {
 	return findings
 }
 
-// Compile gives what one object of the registry means, by itself: a *mesh.Service, *mesh.Export, *mesh.Workload,
-// *mesh.VirtualService or *mesh.DestinationRule; nil for an object with an error, and for one that configures nothing (a
-// gateway's own WorkloadEntry). The argument is all that the result depends on.
+// Compile gives what one object of the registry means, by itself: a *mesh.Service, *mesh.Export, *mesh.Workload or
+// *rule.Object; nil for an object with an error, and for one that configures nothing (a gateway's own WorkloadEntry). The
+// argument is all that the result depends on.
 func Compile(o Object) (value any, findings []mesh.Finding) {
 	r := &report{}
-	switch it := decodeObject(o, r); {
-	case it == nil:
-	case it.service != nil:
-		value = it.service
-	case it.export != nil:
-		value = it.export
-	case it.workload != nil:
-		value = it.workload
-	case it.virtualService != nil:
-		value = it.virtualService
-	case it.destinationRule != nil:
-		value = it.destinationRule
+	if it := decodeObject(o, r); it != nil {
+		value = it.Value
 	}
 	return value, r.findings
 }
@@ -188,17 +185,8 @@ func NoService(name mesh.ServiceName) mesh.Finding {
 	}
 }
 
-// item is an object with what it means; exactly one of the pointers is set.
-type item struct {
-	Object
-	service         *mesh.Service
-	export          *mesh.Export
-	workload        *mesh.Workload
-	virtualService  *mesh.VirtualService
-	destinationRule *mesh.DestinationRule
-	// nothing marks a valid object that configures nothing here (a gateway's own WorkloadEntry).
-	nothing bool
-}
+// item is an object that is being read.
+type item struct{ Object }
 
 // decodeObject reads one stored object again.
 func decodeObject(o Object, r *report) *item {

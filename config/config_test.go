@@ -7,8 +7,12 @@ import (
 	"strings"
 	"testing"
 
+	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	"google.golang.org/protobuf/proto"
+
 	"isthmus.dev/isthmus/internal/golden"
 	"isthmus.dev/isthmus/mesh"
+	"isthmus.dev/isthmus/rule"
 )
 
 // TestCases reads the YAML files of each case and compares findings and what the registry would mean. Rewrite with
@@ -42,11 +46,9 @@ func view(b built) map[string]any {
 	for name, w := range b.Workloads {
 		workloads[name.String()] = w
 	}
-	for _, vs := range b.VirtualServices {
-		vs.Source = nil
-	}
-	for _, dr := range b.DestinationRules {
-		dr.Source = nil
+	var rules []any
+	for _, o := range b.Rules {
+		rules = append(rules, readable(o))
 	}
 	put := func(name string, n int, v any) {
 		if n > 0 {
@@ -55,8 +57,7 @@ func view(b built) map[string]any {
 	}
 	put("services", len(services), services)
 	put("workloads", len(workloads), workloads)
-	put("virtualServices", len(b.VirtualServices), b.VirtualServices)
-	put("destinationRules", len(b.DestinationRules), b.DestinationRules)
+	put("rules", len(rules), rules)
 	put("findings", len(b.Findings), strings.Split(strings.TrimSpace(string(render(b.Findings))), "\n"))
 	return out
 }
@@ -86,15 +87,16 @@ func indent(t *testing.T, v any) []byte {
 func TestDecodeIsStable(t *testing.T) {
 	const in = "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: a, namespace: n}\nspec: {host: a, trafficPolicy: {outlierDetection: {interval: 1m}}}\n"
 	first, findings := Decode([]File{{Name: "a.yaml", Data: []byte(in)}}, "")
-	if len(first) != 1 || len(findings) != 0 {
+	if len(first) != 1 || HasError(findings) {
 		t.Fatalf("Decode(%q) = %v, %v", in, first, findings)
 	}
 	second, _ := Decode([]File{{Name: "a.json", Data: first[0].JSON}}, "")
 	if len(second) != 1 || string(second[0].JSON) != string(first[0].JSON) {
 		t.Errorf("decoding again changed the object:\nfirst  %s\nsecond %v", first[0].JSON, second)
 	}
-	if got := build(first).DestinationRules[0].Policy.OutlierDetection.Interval.Seconds(); got != 60 {
-		t.Errorf("interval 1m is %v s", got)
+	cluster := &clusterv3.Cluster{}
+	if err := proto.Unmarshal(build(first).Rules[0].Policy.Ejection.HTTP, cluster); err != nil || cluster.OutlierDetection.Interval.Seconds != 60 {
+		t.Errorf("interval 1m is %v (%v)", cluster.OutlierDetection, err)
 	}
 }
 
@@ -142,11 +144,10 @@ func FuzzDecode(f *testing.F) {
 
 // built is what the objects of a case mean, together.
 type built struct {
-	Services         map[mesh.ServiceName]*mesh.Service
-	Workloads        map[mesh.WorkloadName]*mesh.Workload
-	VirtualServices  []*mesh.VirtualService
-	DestinationRules []*mesh.DestinationRule
-	Findings         []mesh.Finding
+	Services  map[mesh.ServiceName]*mesh.Service
+	Workloads map[mesh.WorkloadName]*mesh.Workload
+	Rules     []*rule.Object
+	Findings  []mesh.Finding
 }
 
 func build(objects []Object) built {
@@ -162,10 +163,8 @@ func build(objects []Object) built {
 			out.Workloads[v.Name] = v
 		case *mesh.Export:
 			exports[mesh.ServiceName{Namespace: o.Namespace, Name: o.Name}] = v
-		case *mesh.VirtualService:
-			out.VirtualServices = append(out.VirtualServices, v)
-		case *mesh.DestinationRule:
-			out.DestinationRules = append(out.DestinationRules, v)
+		case *rule.Object:
+			out.Rules = append(out.Rules, v)
 		}
 	}
 	for name, export := range exports {
@@ -175,20 +174,19 @@ func build(objects []Object) built {
 			out.Findings = append(out.Findings, NoService(name))
 		}
 	}
-	slices.SortFunc(out.VirtualServices, func(a, b *mesh.VirtualService) int { return strings.Compare(a.Object.String(), b.Object.String()) })
-	slices.SortFunc(out.DestinationRules, func(a, b *mesh.DestinationRule) int { return strings.Compare(a.Object.String(), b.Object.String()) })
+	slices.SortFunc(out.Rules, func(a, b *rule.Object) int { return strings.Compare(a.Name.String(), b.Name.String()) })
 	return out
 }
 
 // FuzzProducer: no rule that another cluster sends along with an export panics.
 func FuzzProducer(f *testing.F) {
-	rule := func(routes int) []byte {
+	routing := func(routes int) []byte {
 		route := `{"match":[{"uri":{"prefix":"/a"}}],"route":[{"destination":{"host":"a.shop.svc.clusterset.local","subset":"v1"},"weight":100}],"timeout":"1s","retries":{"attempts":3}}`
 		return []byte(`{"apiVersion":"networking.istio.io/v1","kind":"VirtualService","metadata":{"name":"a","namespace":"shop"},"spec":{"hosts":["a.shop.svc.clusterset.local"],"http":[` +
 			strings.Repeat(route+",", routes) + route + `]}}`)
 	}
-	f.Add(rule(0), []byte(`{"apiVersion":"networking.istio.io/v1","kind":"DestinationRule","metadata":{"name":"a","namespace":"shop"},"spec":{"host":"a.shop.svc.clusterset.local","subsets":[{"name":"v1","labels":{"version":"v1"}}]}}`))
-	f.Add(rule(300), []byte("{}")) // the most bytes a rule may have
+	f.Add(routing(0), []byte(`{"apiVersion":"networking.istio.io/v1","kind":"DestinationRule","metadata":{"name":"a","namespace":"shop"},"spec":{"host":"a.shop.svc.clusterset.local","subsets":[{"name":"v1","labels":{"version":"v1"}}]}}`))
+	f.Add(routing(300), []byte("{}")) // the most bytes a rule may have
 	f.Fuzz(func(t *testing.T, virtualService, destinationRule []byte) {
 		svc := &mesh.ExportedService{
 			Name: mesh.ServiceName{Namespace: "shop", Name: "a"}, Ports: []mesh.Port{{Name: "http", Number: 80, Protocol: mesh.HTTP}},

@@ -18,6 +18,7 @@ import (
 	mcsv1 "sigs.k8s.io/mcs-api/pkg/apis/v1beta1"
 
 	"isthmus.dev/isthmus/mesh"
+	"isthmus.dev/isthmus/rule"
 )
 
 // kind is a kind with what is known of its fields.
@@ -25,8 +26,9 @@ type kind struct {
 	Kind
 	schema  schema
 	support support
-	// make turns a document that passed the walk into what it means. It reports what is wrong with the values.
-	make func(m *maker)
+	// lower gives what a document that passed the walk means; nil for one that configures nothing. It reports what is wrong
+	// with the values.
+	lower func(m *maker) any
 }
 
 // maker makes one object.
@@ -38,20 +40,23 @@ type maker struct {
 	root  *yaml.Node
 	r     *report
 	bad   bool
+	// producer is set for a rule that came along with an export; patterns is what its regular expressions come to.
+	producer *producer
+	patterns int
 }
 
 // kinds are those of Kinds, by name. The map is made once and never changed.
 var kinds = sync.OnceValue(func() map[string]kind {
 	meta := goSchema{reflect.TypeFor[metav1.PartialObjectMetadata]()}
-	message := func(m proto.Message) schema {
+	spec := func(m proto.Message) schema {
 		return objectSchema{goSchema: meta, spec: protoSchema{message: m.ProtoReflect().Descriptor()}}
 	}
 	fields := map[string]kind{
-		KindService:         {schema: goSchema{reflect.TypeFor[corev1.Service]()}, support: serviceSupport, make: makeService},
-		KindServiceExport:   {schema: goSchema{reflect.TypeFor[mcsv1.ServiceExport]()}, support: exportSupport, make: makeExport},
-		KindWorkloadEntry:   {schema: message(&istio.WorkloadEntry{}), support: workloadEntrySupport, make: makeWorkload},
-		KindVirtualService:  {schema: message(&istio.VirtualService{}), support: virtualServiceSupport, make: makeVirtualService},
-		KindDestinationRule: {schema: message(&istio.DestinationRule{}), support: destinationRuleSupport, make: makeDestinationRule},
+		KindService:         {schema: goSchema{reflect.TypeFor[corev1.Service]()}, support: serviceSupport, lower: lowerService},
+		KindServiceExport:   {schema: goSchema{reflect.TypeFor[mcsv1.ServiceExport]()}, support: exportSupport, lower: lowerExport},
+		KindWorkloadEntry:   {schema: spec(&istio.WorkloadEntry{}), support: workloadEntrySupport, lower: lowerWorkload},
+		KindVirtualService:  {schema: spec(&istio.VirtualService{}), support: virtualServiceFields, lower: message(lowerVirtualService)},
+		KindDestinationRule: {schema: spec(&istio.DestinationRule{}), support: destinationRuleFields, lower: message(lowerDestinationRule)},
 	}
 	all := map[string]kind{}
 	for _, k := range Kinds() {
@@ -61,6 +66,23 @@ var kinds = sync.OnceValue(func() map[string]kind {
 	}
 	return all
 })
+
+// message makes a lowering of the spec alone.
+func message[M any, P interface {
+	*M
+	proto.Message
+}](lower func(*maker, P) *rule.Object) func(*maker) any {
+	return func(m *maker) any {
+		spec := P(new(M))
+		if !m.message(spec) || !m.producer.restrict(m, spec) {
+			return nil
+		}
+		if o := lower(m, spec); o != nil {
+			return o
+		}
+		return nil
+	}
+}
 
 // laterKinds are known and not supported yet, by group.
 var laterKinds = map[string][]string{
@@ -74,6 +96,11 @@ var laterKinds = map[string][]string{
 
 // decode checks one document and makes its object; nil if it has an error.
 func decode(doc document, defaultNamespace string, r *report) *item {
+	return decodeBy(doc, defaultNamespace, nil, r)
+}
+
+// decodeBy is decode of a rule that a producer wrote, or of any object for nil.
+func decodeBy(doc document, defaultNamespace string, by *producer, r *report) *item {
 	r.begin(doc.file)
 	apiVersion, kindName := text(doc.root, "apiVersion"), text(doc.root, "kind")
 	name, namespace := text(child(doc.root, "metadata"), "name"), text(child(doc.root, "metadata"), "namespace")
@@ -92,20 +119,26 @@ func decode(doc document, defaultNamespace string, r *report) *item {
 	if !ok {
 		return nil
 	}
-	m := &maker{item: it, root: doc.root, r: r}
+	m := &maker{item: it, root: doc.root, r: r, producer: by}
 	if !m.checkName() {
 		return nil
 	}
 	w := &walker{r: r, object: it.ID().String(), support: k.support}
+	if by != nil {
+		w.support = k.support.forProducers()
+	}
 	w.value(doc.root, k.schema, "", "")
 	if HasError(r.findings[before:]) || !m.encode() {
 		return nil
 	}
-	k.make(m)
+	value := k.lower(m)
 	if m.bad || HasError(r.findings[before:]) {
 		return nil
 	}
-	it.JSON = m.whole
+	it.JSON, it.Value = m.whole, value
+	if by != nil {
+		by.patterns += m.patterns
+	}
 	return it
 }
 
@@ -279,6 +312,22 @@ func (m *maker) unsupported(steps []any, format string, args ...any) func(string
 func (m *maker) info(code string, steps []any, format string, args ...any) func(string, ...any) {
 	n, path := m.locate(steps)
 	return m.r.at(n, m.item.ID().String()).level(mesh.LevelInfo, code, "", path, format, args...)
+}
+
+// origin says where a value is written, by its path from the root; none is the whole object.
+func (m *maker) origin(steps ...any) rule.Origin {
+	n, path := m.locate(steps)
+	o := rule.Origin{Object: m.item.ID(), Path: path, File: m.item.File}
+	if o.File != "" {
+		o.Line = n.Line
+	}
+	return o
+}
+
+// path of a value, as findings have it.
+func (m *maker) path(steps ...any) string {
+	_, path := m.locate(steps)
+	return path
 }
 
 // locate finds a value by its path from the root, or the nearest that encloses it.

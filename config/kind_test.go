@@ -26,7 +26,7 @@ func TestKindNamed(t *testing.T) {
 func TestKindsAreWhole(t *testing.T) {
 	names := map[string]bool{}
 	for _, k := range Kinds() {
-		if known := kinds()[k.Name]; known.schema == nil || known.make == nil || len(known.support.fields) == 0 {
+		if known := kinds()[k.Name]; known.schema == nil || known.lower == nil || len(known.support.verdicts) == 0 {
 			t.Errorf("nothing is known of the fields of %s", k.Name)
 		}
 		for _, name := range []string{strings.ToLower(k.Name), k.Short} {

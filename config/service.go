@@ -20,21 +20,21 @@ const AnnotationExportTo = "isthmus.dev/export-to"
 
 const maxPorts = 64
 
-func makeService(m *maker) {
+func lowerService(m *maker) any {
 	var svc corev1.Service
 	if err := json.Unmarshal(m.whole, &svc); err != nil {
 		m.problem(nil, "spec", "%v", err)
-		return
+		return nil
 	}
 	name := mesh.ServiceName{Namespace: m.item.Namespace, Name: m.item.Name}
 	if err := name.Validate(); err != nil {
 		m.problem(nil, "metadata.name", "%v", err)
-		return
+		return nil
 	}
 	if svc.Spec.ClusterIP == corev1.ClusterIPNone || slices.Contains(svc.Spec.ClusterIPs, corev1.ClusterIPNone) {
 		m.unsupported([]any{"spec", "clusterIP"}, "a headless service (clusterIP: None) is not supported yet")(
 			"remove clusterIP: the mesh gives the service an address of its own")
-		return
+		return nil
 	}
 	if svc.Spec.Type == corev1.ServiceTypeNodePort || svc.Spec.Type == corev1.ServiceTypeLoadBalancer {
 		m.info(CodeSkipped, []any{"spec", "type"}, "type %s: the mesh leads its own workloads to the service and opens nothing to the outside", svc.Spec.Type)(
@@ -42,9 +42,9 @@ func makeService(m *maker) {
 	}
 	if len(svc.Spec.Ports) == 0 || len(svc.Spec.Ports) > maxPorts {
 		m.problem(nil, "spec.ports", "a service has 1 to %d ports, this one has %d", maxPorts, len(svc.Spec.Ports))
-		return
+		return nil
 	}
-	m.item.service = &mesh.Service{Name: name, Selector: svc.Spec.Selector, Ports: m.ports(svc.Spec.Ports)}
+	return &mesh.Service{Name: name, Selector: svc.Spec.Selector, Ports: m.ports(svc.Spec.Ports)}
 }
 
 // ports are those of a service that the mesh leads to, by number. Others are left out, with a warning if one is left.
@@ -76,7 +76,7 @@ func (m *maker) ports(all []corev1.ServicePort) []mesh.Port {
 			continue
 		}
 		port := mesh.Port{Name: p.Name, Number: uint32(p.Port), Protocol: m.protocol(p, i)}
-		m.target(&port, p.TargetPort, at("targetPort"))
+		m.targetPort(&port, p.TargetPort, at("targetPort"))
 		out = append(out, port)
 	}
 	switch {
@@ -92,9 +92,9 @@ func (m *maker) ports(all []corev1.ServicePort) []mesh.Port {
 	return out
 }
 
-// target says where the application listens: at a number, by default the service's; or where each workload says its port of
+// targetPort says where the application listens: at a number, by default the service's; or where each workload says its port of
 // that name is.
-func (m *maker) target(port *mesh.Port, t intstr.IntOrString, at []any) {
+func (m *maker) targetPort(port *mesh.Port, t intstr.IntOrString, at []any) {
 	port.TargetPort = port.Number
 	switch {
 	case t.Type == intstr.String:
@@ -147,15 +147,15 @@ func (m *maker) protocol(p corev1.ServicePort, i int) mesh.Protocol {
 	return mesh.TCP
 }
 
-func makeExport(m *maker) {
+func lowerExport(m *maker) any {
 	name := mesh.ServiceName{Namespace: m.item.Namespace, Name: m.item.Name}
 	if err := name.Validate(); err != nil {
 		m.problem(nil, "metadata.name", "%v", err)
-		return
+		return nil
 	}
 	if err := mesh.CheckSNI(name.ClusterSetHost()); err != nil {
 		m.problem(nil, "metadata.name", "%v", err)("choose a shorter service or namespace name")
-		return
+		return nil
 	}
 	export := &mesh.Export{}
 	for _, c := range strings.Split(m.meta.Annotations[AnnotationExportTo], ",") {
@@ -173,5 +173,5 @@ func makeExport(m *maker) {
 		m.problem(child(m.root, "metadata"), "metadata.annotations", "%s names no cluster", AnnotationExportTo)(
 			"remove the annotation to export to every member, or delete the export")
 	}
-	m.item.export = export
+	return export
 }

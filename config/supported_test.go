@@ -10,7 +10,7 @@ import (
 // TestSupportedFieldsExist: a misspelt path in the table would refuse the field it was meant for.
 func TestSupportedFieldsExist(t *testing.T) {
 	for name, k := range kinds() {
-		paths := slices.Sorted(maps.Keys(k.support.fields))
+		paths := slices.Sorted(maps.Keys(k.support.verdicts))
 		paths = append(paths, slices.Sorted(maps.Keys(k.support.values))...)
 		for _, path := range paths {
 			s := k.schema

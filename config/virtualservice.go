@@ -1,16 +1,21 @@
 package config
 
 import (
-	"regexp/syntax"
+	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
 	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/wrapperspb"
 	istio "istio.io/api/networking/v1alpha3"
 
-	"isthmus.dev/isthmus/mesh"
+	"isthmus.dev/isthmus/rule"
+	"isthmus.dev/isthmus/rule/resilience"
 )
 
 // Bounds on one VirtualService, so that one object cannot fill every proxy.
@@ -24,42 +29,74 @@ const (
 	maxWeight       = 1 << 24 // of one destination: their sum fits 32 bits
 )
 
-func makeVirtualService(m *maker) {
-	var spec istio.VirtualService
-	if !m.message(&spec) {
-		return
-	}
-	vs := &mesh.VirtualService{Object: m.item.ID(), Source: m.whole}
+// virtualServiceFields says what is done with each field of networking.istio.io VirtualService.
+var virtualServiceFields = fieldTable([]field{
+	{path: "spec.hosts", producer: allow, note: "services of the mesh, by either name", test: "rule TestWhoseRuleWins"},
+	{path: "spec.gateways", values: []string{"mesh"}, standard: "mesh", producer: allow, test: "config TestSupportedFieldsExist"},
+	{path: "spec.exportTo", values: []string{"*"}, standard: "*", producer: allow, test: "config TestSupportedFieldsExist"},
+	{path: "spec.http.name", producer: allow, test: "translate testdata/rules.txtar"},
+	{path: "spec.http.match.name", producer: allow, note: "for people", test: "config testdata/matches.txtar"},
+	{path: "spec.http.match.uri", matches: true, producer: allow, test: "translate testdata/rules.txtar"},
+	{path: "spec.http.match.ignoreUriCase", standard: "false", producer: allow, test: "translate testdata/rules.txtar"},
+	{path: "spec.http.match.method", matches: true, producer: allow, test: "translate testdata/rules.txtar"},
+	{path: "spec.http.match.authority", matches: true, producer: allow, test: "translate testdata/rules.txtar"},
+	{path: "spec.http.match.headers", matches: true, producer: allow, test: "translate testdata/rules.txtar"},
+	{path: "spec.http.match.withoutHeaders", matches: true, producer: allow, test: "translate testdata/rules.txtar"},
+	{path: "spec.http.match.port", standard: "any", producer: allow, test: "translate testdata/rules.txtar"},
+	{path: "spec.http.match.gateways", values: []string{"mesh"}, standard: "mesh", producer: allow, test: "config TestSupportedFieldsExist"},
+	{path: "spec.http.route.destination.host", producer: allow, note: "a producer: its own service", test: "translate testdata/rules.txtar"},
+	{path: "spec.http.route.destination.subset", standard: "all endpoints", producer: allow, test: "translate testdata/rules.txtar"},
+	{path: "spec.http.route.destination.port.number", standard: "the port that was called, or the only one", producer: allow, test: "translate testdata/targets.txtar"},
+	{path: "spec.http.route.weight", standard: "1 for a single destination", producer: allow, test: "translate testdata/canary.txtar"},
+	{path: "spec.http.timeout", standard: "none", producer: allow, note: "a producer: 100 ms to 15 min", test: "translate testdata/rules.txtar"},
+	{path: "spec.http.retries.attempts", standard: "2", ours: "6 while nothing was sent; answers are never retried unasked", producer: allow, note: "a producer: at most 5", test: "translate testdata/rules.txtar"},
+	{path: "spec.http.retries.perTryTimeout", standard: "timeout", producer: allow, note: "a producer: 25 ms to 1 min", test: "translate testdata/rules.txtar"},
+	{path: "spec.http.retries.retryOn", standard: "connect-failure,refused-stream,unavailable,cancelled",
+		ours: "and reset-before-request, and reset for GET, HEAD, OPTIONS and TRACE", producer: allow, test: "rule/resilience TestPolicies"},
+	{path: "spec.tcp.match.port", standard: "any", producer: allow, test: "translate testdata/targets.txtar"},
+	{path: "spec.tcp.match.gateways", values: []string{"mesh"}, standard: "mesh", producer: allow, test: "config TestSupportedFieldsExist"},
+	{path: "spec.tcp.route.destination.host", producer: allow, test: "translate testdata/rules.txtar"},
+	{path: "spec.tcp.route.destination.subset", standard: "all endpoints", producer: allow, test: "translate testdata/rules.txtar"},
+	{path: "spec.tcp.route.destination.port.number", standard: "the port that was called, or the only one", producer: allow, test: "translate testdata/targets.txtar"},
+	{path: "spec.tcp.route.weight", standard: "1 for a single destination", producer: allow, test: "translate testdata/rules.txtar"},
+})
+
+// lowerVirtualService makes the routing of one VirtualService.
+func lowerVirtualService(m *maker, spec *istio.VirtualService) *rule.Object {
+	t := &rule.Traffic{Origin: m.origin(), Source: m.whole}
 	if n := len(spec.Hosts); n == 0 || n > maxHosts {
 		m.invalid([]any{"spec", "hosts"}, "1 to %d hosts have to be named, not %d", maxHosts, n)
-		return
+		return nil
 	}
 	for i, host := range spec.Hosts {
-		if h, ok := m.resolve(host, "spec", "hosts", i); ok {
-			vs.Hosts = append(vs.Hosts, h)
+		if h, ok := m.resolve(host, "spec", "hosts", i); ok && !slices.Contains(t.Hosts, h) {
+			t.Hosts = append(t.Hosts, h)
 		}
 	}
 	if len(spec.Http) > maxHTTPRoutes || len(spec.Tcp) > maxHTTPRoutes {
 		m.invalid([]any{"spec", "http"}, "more than %d routes", maxHTTPRoutes)
-		return
+		return nil
 	}
 	if len(spec.Http)+len(spec.Tcp) == 0 {
 		m.invalid([]any{"spec"}, "there are no routes")("add http or tcp routes")
 	}
 	for i, r := range spec.Http {
-		vs.HTTP = append(vs.HTTP, m.httpRoute(r, i))
+		t.HTTP = append(t.HTTP, m.httpRoute(r, i))
 	}
 	for i, r := range spec.Tcp {
-		vs.TCP = append(vs.TCP, m.tcpRoutes(r, i)...)
+		t.TCP = append(t.TCP, m.tcpRoutes(r, i)...)
 	}
-	m.item.virtualService = vs
+	return &rule.Object{Name: m.item.ID(), Traffic: t, Source: m.whole}
 }
 
-func (m *maker) httpRoute(r *istio.HTTPRoute, i int) mesh.HTTPRoute {
+func (m *maker) httpRoute(r *istio.HTTPRoute, i int) rule.HTTP {
 	at := func(steps ...any) []any { return append([]any{"spec", "http", i}, steps...) }
-	out := mesh.HTTPRoute{Name: r.Name, Timeout: m.duration(r.Timeout, at("timeout")...)}
+	out := rule.HTTP{Origin: m.origin(at()...), Name: r.Name}
 	if len(r.Name) > 253 || !printable(r.Name) {
 		m.invalid(at("name"), "a name has at most 253 printable characters")
+	}
+	if out.Name == "" {
+		out.Name = fmt.Sprintf("%s/%s[%d]", m.item.Namespace, m.item.Name, i)
 	}
 	if len(r.Match) > maxMatches {
 		m.invalid(at("match"), "more than %d matches", maxMatches)
@@ -68,27 +105,46 @@ func (m *maker) httpRoute(r *istio.HTTPRoute, i int) mesh.HTTPRoute {
 	for j, match := range r.Match {
 		out.Matches = append(out.Matches, m.httpMatch(match, at("match", j)))
 	}
+	if len(r.Match) == 0 {
+		out.Matches = []rule.Match{{Origin: out.Origin, Route: anyPath, Always: true}}
+	}
 	if n := len(r.Route); n == 0 || n > maxDestinations {
 		m.invalid(at("route"), "a route needs 1 to %d destinations, not %d", maxDestinations, n)
 		return out
 	}
-	total := int64(0)
+	weights := make([]int32, len(r.Route))
 	for j, d := range r.Route {
-		out.Destinations = append(out.Destinations, m.destination(d.GetDestination(), d.GetWeight(), at("route", j)))
-		total += int64(d.GetWeight())
+		weights[j] = d.GetWeight()
+		out.Targets = append(out.Targets, m.target(d.GetDestination(), d.GetWeight(), at("route", j)))
 	}
-	if len(r.Route) > 1 && total == 0 {
-		m.invalid(at("route"), "the weights of the destinations are all 0")("give each destination its share, for example 90 and 10")
-	}
-	if r.Retries != nil {
-		out.Retries = m.retries(r.Retries, at("retries"))
+	m.checkWeights(weights, at("route"))
+	idempotent, other := resilience.Policies(m.retries(r.Retries, at("retries")))
+	timeout := m.duration(r.Timeout, at("timeout")...)
+	if out.Other = action(timeout, other); idempotent != other {
+		out.Idempotent = action(timeout, idempotent)
 	}
 	return out
 }
 
-func (m *maker) destination(d *istio.Destination, weight int32, at []any) mesh.Destination {
+// checkWeights refuses destinations that share nothing.
+func (m *maker) checkWeights(weights []int32, at []any) {
+	total := int64(0)
+	for _, w := range weights {
+		total += int64(w)
+	}
+	if len(weights) > 1 && total == 0 {
+		m.invalid(at, "the weights of the destinations are all 0")("give each destination its share, for example 90 and 10")
+	}
+}
+
+// action is a RouteAction without clusters.
+func action(timeout time.Duration, retries *routev3.RetryPolicy) rule.Fragment {
+	return rule.Encode(rule.Action(timeout, retries))
+}
+
+func (m *maker) target(d *istio.Destination, weight int32, at []any) rule.Target {
 	steps := func(s ...any) []any { return append(slices.Clone(at), s...) }
-	var out mesh.Destination
+	out := rule.Target{Origin: m.origin(at...)}
 	if d == nil {
 		m.invalid(at, "a destination has to be named")
 		return out
@@ -109,98 +165,125 @@ func (m *maker) destination(d *istio.Destination, weight int32, at []any) mesh.D
 	return out
 }
 
-func (m *maker) httpMatch(in *istio.HTTPMatchRequest, at []any) mesh.HTTPMatch {
+// anyPath matches every request.
+var anyPath = rule.Encode(rule.AnyPath())
+
+func (m *maker) httpMatch(in *istio.HTTPMatchRequest, at []any) rule.Match {
 	steps := func(s ...any) []any { return append(slices.Clone(at), s...) }
-	out := mesh.HTTPMatch{IgnoreURICase: in.IgnoreUriCase, Port: in.Port}
 	if in.Port > 65535 {
 		m.invalid(steps("port"), "port %d is not in 1..65535", in.Port)
 	}
-	match := func(s *istio.StringMatch, field string) *mesh.StringMatch {
+	r := rule.AnyPath()
+	if in.Uri != nil {
+		m.uri(r, in, steps("uri"))
+	} else if in.IgnoreUriCase {
+		r.CaseSensitive = wrapperspb.Bool(false)
+	}
+	pseudo := func(s *istio.StringMatch, field string) {
 		if s == nil {
-			return nil
+			return
 		}
-		v := m.stringMatch(s, steps(field))
-		if v.Kind == mesh.Present || v.Value == "" {
+		matcher := m.stringMatch(s, steps(field))
+		if matcher == nil || matcher.GetExact() == "" && matcher.GetPrefix() == "" && matcher.GetSafeRegex() == nil {
 			m.invalid(steps(field), "a match of %s has to name a value", field)("write exact, prefix or regex")
+			return
 		}
-		return &v
+		r.Headers = append(r.Headers, headerMatcher(":"+field, matcher, false))
 	}
-	out.URI, out.Method, out.Authority = match(in.Uri, "uri"), match(in.Method, "method"), match(in.Authority, "authority")
-	headers := func(in map[string]*istio.StringMatch, field string) map[string]mesh.StringMatch {
-		if len(in) == 0 {
-			return nil
-		}
-		out := map[string]mesh.StringMatch{}
-		for name, s := range in {
-			lower := strings.ToLower(name)
-			if _, twice := out[lower]; twice || !headerName(lower) {
-				m.invalid(steps(field, name), "%q is not the name of a header, or there twice", name)("names are letters, digits and '-'; use uri, method and authority for the rest of a request")
-			}
-			out[lower] = m.stringMatch(s, steps(field, name))
-		}
-		return out
-	}
-	out.Headers, out.WithoutHeaders = headers(in.Headers, "headers"), headers(in.WithoutHeaders, "withoutHeaders")
-	return out
+	pseudo(in.Method, "method")
+	pseudo(in.Authority, "authority")
+	m.headers(r, in.Headers, false, steps("headers"))
+	m.headers(r, in.WithoutHeaders, true, steps("withoutHeaders"))
+	encoded := rule.Encode(r)
+	return rule.Match{Origin: m.origin(at...), Port: in.Port, Route: encoded, Always: slices.Equal(encoded, anyPath)}
 }
 
-// stringMatch reads a match; one without a value holds for any. Patterns are RE2, checked here: Envoy would refuse
-// the whole configuration of a proxy for one that is wrong.
-func (m *maker) stringMatch(s *istio.StringMatch, at []any) mesh.StringMatch {
-	var out mesh.StringMatch
+// uri sets the path of a match.
+func (m *maker) uri(r *routev3.RouteMatch, in *istio.HTTPMatchRequest, at []any) {
+	if in.IgnoreUriCase {
+		r.CaseSensitive = wrapperspb.Bool(false)
+	}
+	switch s := m.stringMatch(in.Uri, at); {
+	case s.GetExact() != "":
+		r.PathSpecifier = &routev3.RouteMatch_Path{Path: s.GetExact()}
+	case s.GetPrefix() != "":
+		r.PathSpecifier = &routev3.RouteMatch_Prefix{Prefix: s.GetPrefix()}
+	case s.GetSafeRegex() != nil:
+		re := s.GetSafeRegex()
+		if in.IgnoreUriCase { // Envoy does not look at the case of regular expressions
+			re = &matcherv3.RegexMatcher{Regex: "(?i)(" + re.Regex + ")"}
+			r.CaseSensitive = nil
+		}
+		r.PathSpecifier = &routev3.RouteMatch_SafeRegex{SafeRegex: re}
+	default:
+		m.invalid(at, "a match of uri has to name a value")("write exact, prefix or regex")
+	}
+}
+
+// headers adds matches of headers, by lower-case name.
+func (m *maker) headers(r *routev3.RouteMatch, in map[string]*istio.StringMatch, invert bool, at []any) {
+	seen := map[string]bool{}
+	for _, name := range slices.Sorted(maps.Keys(in)) {
+		here := append(slices.Clone(at), name)
+		lower := strings.ToLower(name)
+		if seen[lower] || !headerName(lower) {
+			m.invalid(here, "%q is not the name of a header, or there twice", name)("names are letters, digits and '-'; use uri, method and authority for the rest of a request")
+			continue
+		}
+		seen[lower] = true
+		r.Headers = append(r.Headers, headerMatcher(lower, m.stringMatch(in[name], here), invert))
+	}
+	slices.SortStableFunc(r.Headers[len(r.Headers)-len(seen):], func(a, b *routev3.HeaderMatcher) int { return strings.Compare(a.Name, b.Name) })
+}
+
+// headerMatcher matches one header, whatever it is where s is nil; inverted, a header that is missing counts as one that
+// does not match.
+func headerMatcher(name string, s *matcherv3.StringMatcher, invert bool) *routev3.HeaderMatcher {
+	h := &routev3.HeaderMatcher{Name: name, InvertMatch: invert}
+	if s == nil {
+		h.HeaderMatchSpecifier = &routev3.HeaderMatcher_PresentMatch{PresentMatch: true}
+		return h
+	}
+	h.HeaderMatchSpecifier = &routev3.HeaderMatcher_StringMatch{StringMatch: s}
+	h.TreatMissingHeaderAsEmpty = invert
+	return h
+}
+
+// stringMatch reads a match; nil for one without a value, which holds for any. Patterns are RE2, checked here: Envoy would
+// refuse the whole configuration of a proxy for one that is wrong.
+func (m *maker) stringMatch(s *istio.StringMatch, at []any) *matcherv3.StringMatcher {
+	var value string
+	out := &matcherv3.StringMatcher{}
 	switch v := s.GetMatchType().(type) {
 	case *istio.StringMatch_Exact:
-		out = mesh.StringMatch{Kind: mesh.Exact, Value: v.Exact}
+		value, out.MatchPattern = v.Exact, &matcherv3.StringMatcher_Exact{Exact: v.Exact}
 	case *istio.StringMatch_Prefix:
-		out = mesh.StringMatch{Kind: mesh.Prefix, Value: v.Prefix}
+		value, out.MatchPattern = v.Prefix, &matcherv3.StringMatcher_Prefix{Prefix: v.Prefix}
 	case *istio.StringMatch_Regex:
-		out = mesh.StringMatch{Kind: mesh.Regex, Value: v.Regex}
+		value, out.MatchPattern = v.Regex, &matcherv3.StringMatcher_SafeRegex{SafeRegex: &matcherv3.RegexMatcher{Regex: v.Regex}}
 	default:
-		return mesh.StringMatch{Kind: mesh.Present}
+		return nil
 	}
+	_, exact := out.MatchPattern.(*matcherv3.StringMatcher_Exact)
+	_, regex := out.MatchPattern.(*matcherv3.StringMatcher_SafeRegex)
 	switch {
-	case out.Value == "" && out.Kind != mesh.Exact:
-		m.invalid(at, "the %s is empty", out.Kind)
-	case len(out.Value) > maxPattern || !printable(out.Value):
+	case value == "" && !exact:
+		m.invalid(at, "the pattern is empty")
+	case len(value) > maxPattern || !printable(value):
 		m.invalid(at, "a match has at most %d characters and no control characters", maxPattern)
-	case out.Kind == mesh.Regex:
-		if err := checkRegex(out.Value); err != nil {
-			m.invalid(at, "regular expression: %v", err)("patterns are RE2: https://github.com/google/re2/wiki/Syntax")
-		}
+	case regex:
+		m.pattern(value, at)
 	}
 	return out
 }
 
-// checkRegex accepts what RE2 accepts: Go's syntax, save for the named groups RE2 lacks and above a size at which RE2
-// may run out of memory.
-func checkRegex(pattern string) error {
-	re, err := syntax.Parse(pattern, syntax.Perl)
-	if err != nil {
-		return err
+// retries are nil where the rule says nothing of them.
+func (m *maker) retries(r *istio.HTTPRetry, at []any) *resilience.Retries {
+	if r == nil {
+		return nil
 	}
-	prog, err := syntax.Compile(re.Simplify())
-	if err != nil {
-		return err
-	}
-	if len(prog.Inst) > 4096 {
-		return &syntax.Error{Code: syntax.ErrLarge, Expr: pattern}
-	}
-	if strings.Contains(pattern, "(?<") {
-		return &syntax.Error{Code: syntax.ErrInvalidNamedCapture, Expr: pattern}
-	}
-	return nil
-}
-
-// retryConditions are Envoy's (x-envoy-retry-on and x-envoy-retry-grpc-on).
-var retryConditions = []string{
-	"5xx", "gateway-error", "reset", "reset-before-request", "connect-failure", "envoy-ratelimited", "retriable-4xx",
-	"refused-stream", "retriable-status-codes", "retriable-headers", "http3-post-connect-failure",
-	"cancelled", "deadline-exceeded", "internal", "resource-exhausted", "unavailable",
-}
-
-func (m *maker) retries(r *istio.HTTPRetry, at []any) *mesh.Retries {
 	steps := func(s ...any) []any { return append(slices.Clone(at), s...) }
-	out := &mesh.Retries{On: r.RetryOn, PerTryTimeout: m.duration(r.PerTryTimeout, steps("perTryTimeout")...)}
+	out := &resilience.Retries{On: r.RetryOn, PerTry: m.duration(r.PerTryTimeout, steps("perTryTimeout")...)}
 	if r.Attempts < 0 || r.Attempts > maxAttempts {
 		m.invalid(steps("attempts"), "%d attempts are not in 0..%d", r.Attempts, maxAttempts)
 		return out
@@ -212,48 +295,46 @@ func (m *maker) retries(r *istio.HTTPRetry, at []any) *mesh.Retries {
 	for _, c := range strings.Split(r.RetryOn, ",") {
 		c = strings.TrimSpace(c)
 		code, err := strconv.Atoi(c)
-		if slices.Contains(retryConditions, c) || err == nil && code >= 100 && code <= 599 {
+		if slices.Contains(resilience.Conditions(), c) || err == nil && code >= 100 && code <= 599 {
 			continue
 		}
 		fix := m.invalid(steps("retryOn"), "%q is not a condition to retry on", c)
-		if like, ok := nearest(c, retryConditions); ok {
+		if like, ok := nearest(c, resilience.Conditions()); ok {
 			fix("did you mean %q?", like)
 		} else {
-			fix("conditions: a status code, or %s", strings.Join(retryConditions, ", "))
+			fix("conditions: a status code, or %s", strings.Join(resilience.Conditions(), ", "))
 		}
 	}
 	return out
 }
 
-// tcpRoutes makes one route for each match, as each is an alternative.
-func (m *maker) tcpRoutes(r *istio.TCPRoute, i int) []mesh.TCPRoute {
+// tcpRoutes makes one rule for each match, as each is an alternative.
+func (m *maker) tcpRoutes(r *istio.TCPRoute, i int) []rule.TCP {
 	at := func(steps ...any) []any { return append([]any{"spec", "tcp", i}, steps...) }
-	var destinations []mesh.Destination
+	var targets []rule.Target
 	if n := len(r.Route); n == 0 || n > maxDestinations {
 		m.invalid(at("route"), "a route needs 1 to %d destinations, not %d", maxDestinations, n)
 		return nil
 	}
-	total := int64(0)
+	weights := make([]int32, len(r.Route))
 	for j, d := range r.Route {
-		destinations = append(destinations, m.destination(d.GetDestination(), d.GetWeight(), at("route", j)))
-		total += int64(d.GetWeight())
+		weights[j] = d.GetWeight()
+		targets = append(targets, m.target(d.GetDestination(), d.GetWeight(), at("route", j)))
 	}
-	if len(r.Route) > 1 && total == 0 {
-		m.invalid(at("route"), "the weights of the destinations are all 0")("give each destination its share, for example 90 and 10")
-	}
+	m.checkWeights(weights, at("route"))
 	if len(r.Match) > maxMatches {
 		m.invalid(at("match"), "more than %d matches", maxMatches)
 		return nil
 	}
 	if len(r.Match) == 0 {
-		return []mesh.TCPRoute{{Destinations: destinations}}
+		return []rule.TCP{{Origin: m.origin(at()...), Targets: targets}}
 	}
-	var out []mesh.TCPRoute
+	var out []rule.TCP
 	for j, match := range r.Match {
 		if match.GetPort() > 65535 {
 			m.invalid(at("match", j, "port"), "port %d is not in 1..65535", match.GetPort())
 		}
-		out = append(out, mesh.TCPRoute{Port: match.GetPort(), Destinations: destinations})
+		out = append(out, rule.TCP{Origin: m.origin(at("match", j)...), Port: match.GetPort(), Targets: targets})
 	}
 	return out
 }

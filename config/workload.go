@@ -12,27 +12,26 @@ const AnnotationProxy = "isthmus.dev/proxy"
 // DefaultAccount is the service account of a workload that names none.
 const DefaultAccount = "default"
 
-func makeWorkload(m *maker) {
+func lowerWorkload(m *maker) any {
 	var spec istio.WorkloadEntry
 	if !m.message(&spec) {
-		return
+		return nil
 	}
 	switch kind := mesh.ProxyKind(m.meta.Annotations[AnnotationProxy]); kind {
 	case mesh.EastWest:
-		m.item.nothing = true
-		return
+		return nil
 	case mesh.Sidecar:
 	default:
 		m.r.at(m.root, m.item.ID().String()).add(CodeNotSupported, "", "metadata.annotations",
 			"a workload without a sidecar is not supported yet (annotation %s is %q)", AnnotationProxy, kind)(
 			"start the workload with: isthmus workload run")
 		m.bad = true
-		return
+		return nil
 	}
 	e := entry{address: spec.Address, account: spec.ServiceAccount, locality: spec.Locality, ports: spec.Ports, labels: spec.Labels}
 	w, faults := e.workload(mesh.WorkloadName{Namespace: m.item.Namespace, Name: m.item.Name})
 	for _, f := range faults {
 		m.invalid(f.steps, "%s", f.message)
 	}
-	m.item.workload = w
+	return w
 }

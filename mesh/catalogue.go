@@ -59,7 +59,16 @@ type ExportedService struct {
 	DestinationRules [][]byte
 	// Producer is made from the two by the importer before the catalogue is
 	// published in a snapshot; nil means that the export carries no rules.
-	Producer *ProducerRules
+	Producer Producer
+}
+
+// Producer is what an importer made of the rules that came along with an export. Package rule has the one
+// implementation: this package knows no Envoy.
+type Producer interface {
+	// Subsets that the rules make, by name.
+	Subsets() []Subset
+	// Findings name what was left out, and why.
+	Findings() []Finding
 }
 
 // Slot is one balanced share of a remote service: it has its own SNI and its

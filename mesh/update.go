@@ -22,7 +22,7 @@ var Sources = []Source{SourceRegistry, SourceRemote, SourceTrust, SourceAllocate
 
 type (
 	// SetObject replaces what one object of the configuration means: a *Service, an *Export (of the service of that
-	// name), a *VirtualService or a *DestinationRule. A nil Value withdraws it; an object that is refused is withdrawn
+	// name) or a compiled rule (*rule.Object). A nil Value withdraws it; an object that is refused is withdrawn
 	// and has Findings.
 	SetObject struct {
 		Name     ObjectName

@@ -7,6 +7,7 @@ import (
 
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/known/anypb"
 )
 
@@ -26,14 +27,19 @@ func New(name string, body proto.Message) (Resource, error) {
 	if err != nil {
 		return Resource{}, fmt.Errorf("encode resource %q: %w", name, err)
 	}
+	return Encoded(name, proto.MessageName(body), value), nil
+}
+
+// Encoded packs a message of that type that is encoded already.
+func Encoded(name string, message protoreflect.FullName, value []byte) Resource {
 	sum := sha256.Sum256(value)
 	r := Resource{
 		Name:    name,
 		Version: hex.EncodeToString(sum[:12]),
-		Body:    &anypb.Any{TypeUrl: "type.googleapis.com/" + string(proto.MessageName(body)), Value: value},
+		Body:    &anypb.Any{TypeUrl: "type.googleapis.com/" + string(message), Value: value},
 	}
 	r.wire, r.Body.Value = r.encode()
-	return r, nil
+	return r
 }
 
 // Fields of the messages that [Resource.Wire] is made of.

@@ -2619,6 +2619,123 @@ func (x *ProxyType) GetVersion() string {
 	return ""
 }
 
+// InspectProxyRequest asks a proxy of this cluster about its Envoy.
+type InspectProxyRequest struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Namespace string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Name      string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// all, bootstrap, clusters, listeners, routes, endpoints, secrets, hosts (the endpoints as Envoy finds them), loggers.
+	Subject string `protobuf:"bytes,3,opt,name=subject,proto3" json:"subject,omitempty"`
+	// With loggers: levels to set before, by the name of a logger; "" is every logger, and is set first.
+	Levels        map[string]string `protobuf:"bytes,4,rep,name=levels,proto3" json:"levels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *InspectProxyRequest) Reset() {
+	*x = InspectProxyRequest{}
+	mi := &file_api_admin_admin_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *InspectProxyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*InspectProxyRequest) ProtoMessage() {}
+
+func (x *InspectProxyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_api_admin_admin_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use InspectProxyRequest.ProtoReflect.Descriptor instead.
+func (*InspectProxyRequest) Descriptor() ([]byte, []int) {
+	return file_api_admin_admin_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *InspectProxyRequest) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *InspectProxyRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *InspectProxyRequest) GetSubject() string {
+	if x != nil {
+		return x.Subject
+	}
+	return ""
+}
+
+func (x *InspectProxyRequest) GetLevels() map[string]string {
+	if x != nil {
+		return x.Levels
+	}
+	return nil
+}
+
+// InspectProxyPart is a part of a gzip stream of the page of Envoy that answers: JSON, of loggers text. Private keys are
+// left out.
+type InspectProxyPart struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Gzip          []byte                 `protobuf:"bytes,1,opt,name=gzip,proto3" json:"gzip,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *InspectProxyPart) Reset() {
+	*x = InspectProxyPart{}
+	mi := &file_api_admin_admin_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *InspectProxyPart) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*InspectProxyPart) ProtoMessage() {}
+
+func (x *InspectProxyPart) ProtoReflect() protoreflect.Message {
+	mi := &file_api_admin_admin_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use InspectProxyPart.ProtoReflect.Descriptor instead.
+func (*InspectProxyPart) Descriptor() ([]byte, []int) {
+	return file_api_admin_admin_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *InspectProxyPart) GetGzip() []byte {
+	if x != nil {
+		return x.Gzip
+	}
+	return nil
+}
+
 type CheckRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -2627,7 +2744,7 @@ type CheckRequest struct {
 
 func (x *CheckRequest) Reset() {
 	*x = CheckRequest{}
-	mi := &file_api_admin_admin_proto_msgTypes[41]
+	mi := &file_api_admin_admin_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2639,7 +2756,7 @@ func (x *CheckRequest) String() string {
 func (*CheckRequest) ProtoMessage() {}
 
 func (x *CheckRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_admin_admin_proto_msgTypes[41]
+	mi := &file_api_admin_admin_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2652,7 +2769,7 @@ func (x *CheckRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckRequest.ProtoReflect.Descriptor instead.
 func (*CheckRequest) Descriptor() ([]byte, []int) {
-	return file_api_admin_admin_proto_rawDescGZIP(), []int{41}
+	return file_api_admin_admin_proto_rawDescGZIP(), []int{43}
 }
 
 type CheckResponse struct {
@@ -2664,7 +2781,7 @@ type CheckResponse struct {
 
 func (x *CheckResponse) Reset() {
 	*x = CheckResponse{}
-	mi := &file_api_admin_admin_proto_msgTypes[42]
+	mi := &file_api_admin_admin_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2676,7 +2793,7 @@ func (x *CheckResponse) String() string {
 func (*CheckResponse) ProtoMessage() {}
 
 func (x *CheckResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_admin_admin_proto_msgTypes[42]
+	mi := &file_api_admin_admin_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2689,7 +2806,7 @@ func (x *CheckResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckResponse.ProtoReflect.Descriptor instead.
 func (*CheckResponse) Descriptor() ([]byte, []int) {
-	return file_api_admin_admin_proto_rawDescGZIP(), []int{42}
+	return file_api_admin_admin_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *CheckResponse) GetChecks() []*Check {
@@ -2711,7 +2828,7 @@ type Check struct {
 
 func (x *Check) Reset() {
 	*x = Check{}
-	mi := &file_api_admin_admin_proto_msgTypes[43]
+	mi := &file_api_admin_admin_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2723,7 +2840,7 @@ func (x *Check) String() string {
 func (*Check) ProtoMessage() {}
 
 func (x *Check) ProtoReflect() protoreflect.Message {
-	mi := &file_api_admin_admin_proto_msgTypes[43]
+	mi := &file_api_admin_admin_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2736,7 +2853,7 @@ func (x *Check) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Check.ProtoReflect.Descriptor instead.
 func (*Check) Descriptor() ([]byte, []int) {
-	return file_api_admin_admin_proto_rawDescGZIP(), []int{43}
+	return file_api_admin_admin_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *Check) GetId() string {
@@ -2789,7 +2906,7 @@ type RegisterWorkloadRequest struct {
 
 func (x *RegisterWorkloadRequest) Reset() {
 	*x = RegisterWorkloadRequest{}
-	mi := &file_api_admin_admin_proto_msgTypes[44]
+	mi := &file_api_admin_admin_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2801,7 +2918,7 @@ func (x *RegisterWorkloadRequest) String() string {
 func (*RegisterWorkloadRequest) ProtoMessage() {}
 
 func (x *RegisterWorkloadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_admin_admin_proto_msgTypes[44]
+	mi := &file_api_admin_admin_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2814,7 +2931,7 @@ func (x *RegisterWorkloadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegisterWorkloadRequest.ProtoReflect.Descriptor instead.
 func (*RegisterWorkloadRequest) Descriptor() ([]byte, []int) {
-	return file_api_admin_admin_proto_rawDescGZIP(), []int{44}
+	return file_api_admin_admin_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *RegisterWorkloadRequest) GetKind() string {
@@ -2905,7 +3022,7 @@ type WorkloadPort struct {
 
 func (x *WorkloadPort) Reset() {
 	*x = WorkloadPort{}
-	mi := &file_api_admin_admin_proto_msgTypes[45]
+	mi := &file_api_admin_admin_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2917,7 +3034,7 @@ func (x *WorkloadPort) String() string {
 func (*WorkloadPort) ProtoMessage() {}
 
 func (x *WorkloadPort) ProtoReflect() protoreflect.Message {
-	mi := &file_api_admin_admin_proto_msgTypes[45]
+	mi := &file_api_admin_admin_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2930,7 +3047,7 @@ func (x *WorkloadPort) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkloadPort.ProtoReflect.Descriptor instead.
 func (*WorkloadPort) Descriptor() ([]byte, []int) {
-	return file_api_admin_admin_proto_rawDescGZIP(), []int{45}
+	return file_api_admin_admin_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *WorkloadPort) GetName() string {
@@ -2965,7 +3082,7 @@ type RegisterWorkloadResponse struct {
 
 func (x *RegisterWorkloadResponse) Reset() {
 	*x = RegisterWorkloadResponse{}
-	mi := &file_api_admin_admin_proto_msgTypes[46]
+	mi := &file_api_admin_admin_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2977,7 +3094,7 @@ func (x *RegisterWorkloadResponse) String() string {
 func (*RegisterWorkloadResponse) ProtoMessage() {}
 
 func (x *RegisterWorkloadResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_admin_admin_proto_msgTypes[46]
+	mi := &file_api_admin_admin_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2990,7 +3107,7 @@ func (x *RegisterWorkloadResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegisterWorkloadResponse.ProtoReflect.Descriptor instead.
 func (*RegisterWorkloadResponse) Descriptor() ([]byte, []int) {
-	return file_api_admin_admin_proto_rawDescGZIP(), []int{46}
+	return file_api_admin_admin_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *RegisterWorkloadResponse) GetToken() []byte {
@@ -3017,7 +3134,7 @@ type DeregisterWorkloadRequest struct {
 
 func (x *DeregisterWorkloadRequest) Reset() {
 	*x = DeregisterWorkloadRequest{}
-	mi := &file_api_admin_admin_proto_msgTypes[47]
+	mi := &file_api_admin_admin_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3029,7 +3146,7 @@ func (x *DeregisterWorkloadRequest) String() string {
 func (*DeregisterWorkloadRequest) ProtoMessage() {}
 
 func (x *DeregisterWorkloadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_admin_admin_proto_msgTypes[47]
+	mi := &file_api_admin_admin_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3042,7 +3159,7 @@ func (x *DeregisterWorkloadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeregisterWorkloadRequest.ProtoReflect.Descriptor instead.
 func (*DeregisterWorkloadRequest) Descriptor() ([]byte, []int) {
-	return file_api_admin_admin_proto_rawDescGZIP(), []int{47}
+	return file_api_admin_admin_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *DeregisterWorkloadRequest) GetNamespace() string {
@@ -3067,7 +3184,7 @@ type DeregisterWorkloadResponse struct {
 
 func (x *DeregisterWorkloadResponse) Reset() {
 	*x = DeregisterWorkloadResponse{}
-	mi := &file_api_admin_admin_proto_msgTypes[48]
+	mi := &file_api_admin_admin_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3079,7 +3196,7 @@ func (x *DeregisterWorkloadResponse) String() string {
 func (*DeregisterWorkloadResponse) ProtoMessage() {}
 
 func (x *DeregisterWorkloadResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_admin_admin_proto_msgTypes[48]
+	mi := &file_api_admin_admin_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3092,7 +3209,7 @@ func (x *DeregisterWorkloadResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeregisterWorkloadResponse.ProtoReflect.Descriptor instead.
 func (*DeregisterWorkloadResponse) Descriptor() ([]byte, []int) {
-	return file_api_admin_admin_proto_rawDescGZIP(), []int{48}
+	return file_api_admin_admin_proto_rawDescGZIP(), []int{50}
 }
 
 var File_api_admin_admin_proto protoreflect.FileDescriptor
@@ -3307,7 +3424,17 @@ const file_api_admin_admin_proto_rawDesc = "" +
 	" \x01(\tR\x04nack\"=\n" +
 	"\tProxyType\x12\x16\n" +
 	"\x06synced\x18\x01 \x01(\bR\x06synced\x12\x18\n" +
-	"\aversion\x18\x02 \x01(\tR\aversion\"\x0e\n" +
+	"\aversion\x18\x02 \x01(\tR\aversion\"\xe7\x01\n" +
+	"\x13InspectProxyRequest\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +
+	"\asubject\x18\x03 \x01(\tR\asubject\x12I\n" +
+	"\x06levels\x18\x04 \x03(\v21.isthmus.admin.v1.InspectProxyRequest.LevelsEntryR\x06levels\x1a9\n" +
+	"\vLevelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"&\n" +
+	"\x10InspectProxyPart\x12\x12\n" +
+	"\x04gzip\x18\x01 \x01(\fR\x04gzip\"\x0e\n" +
 	"\fCheckRequest\"@\n" +
 	"\rCheckResponse\x12/\n" +
 	"\x06checks\x18\x01 \x03(\v2\x17.isthmus.admin.v1.CheckR\x06checks\"]\n" +
@@ -3358,7 +3485,7 @@ func file_api_admin_admin_proto_rawDescGZIP() []byte {
 }
 
 var file_api_admin_admin_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_api_admin_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 52)
+var file_api_admin_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 55)
 var file_api_admin_admin_proto_goTypes = []any{
 	(WatchEvent_Type)(0),               // 0: isthmus.admin.v1.WatchEvent.Type
 	(*Object)(nil),                     // 1: isthmus.admin.v1.Object
@@ -3402,21 +3529,24 @@ var file_api_admin_admin_proto_goTypes = []any{
 	(*ProxyStatusResponse)(nil),        // 39: isthmus.admin.v1.ProxyStatusResponse
 	(*Proxy)(nil),                      // 40: isthmus.admin.v1.Proxy
 	(*ProxyType)(nil),                  // 41: isthmus.admin.v1.ProxyType
-	(*CheckRequest)(nil),               // 42: isthmus.admin.v1.CheckRequest
-	(*CheckResponse)(nil),              // 43: isthmus.admin.v1.CheckResponse
-	(*Check)(nil),                      // 44: isthmus.admin.v1.Check
-	(*RegisterWorkloadRequest)(nil),    // 45: isthmus.admin.v1.RegisterWorkloadRequest
-	(*WorkloadPort)(nil),               // 46: isthmus.admin.v1.WorkloadPort
-	(*RegisterWorkloadResponse)(nil),   // 47: isthmus.admin.v1.RegisterWorkloadResponse
-	(*DeregisterWorkloadRequest)(nil),  // 48: isthmus.admin.v1.DeregisterWorkloadRequest
-	(*DeregisterWorkloadResponse)(nil), // 49: isthmus.admin.v1.DeregisterWorkloadResponse
-	nil,                                // 50: isthmus.admin.v1.ApplyRequest.ExpectEntry
-	nil,                                // 51: isthmus.admin.v1.ServiceCluster.LocalitiesEntry
-	nil,                                // 52: isthmus.admin.v1.RegisterWorkloadRequest.LabelsEntry
+	(*InspectProxyRequest)(nil),        // 42: isthmus.admin.v1.InspectProxyRequest
+	(*InspectProxyPart)(nil),           // 43: isthmus.admin.v1.InspectProxyPart
+	(*CheckRequest)(nil),               // 44: isthmus.admin.v1.CheckRequest
+	(*CheckResponse)(nil),              // 45: isthmus.admin.v1.CheckResponse
+	(*Check)(nil),                      // 46: isthmus.admin.v1.Check
+	(*RegisterWorkloadRequest)(nil),    // 47: isthmus.admin.v1.RegisterWorkloadRequest
+	(*WorkloadPort)(nil),               // 48: isthmus.admin.v1.WorkloadPort
+	(*RegisterWorkloadResponse)(nil),   // 49: isthmus.admin.v1.RegisterWorkloadResponse
+	(*DeregisterWorkloadRequest)(nil),  // 50: isthmus.admin.v1.DeregisterWorkloadRequest
+	(*DeregisterWorkloadResponse)(nil), // 51: isthmus.admin.v1.DeregisterWorkloadResponse
+	nil,                                // 52: isthmus.admin.v1.ApplyRequest.ExpectEntry
+	nil,                                // 53: isthmus.admin.v1.ServiceCluster.LocalitiesEntry
+	nil,                                // 54: isthmus.admin.v1.InspectProxyRequest.LevelsEntry
+	nil,                                // 55: isthmus.admin.v1.RegisterWorkloadRequest.LabelsEntry
 }
 var file_api_admin_admin_proto_depIdxs = []int32{
 	4,  // 0: isthmus.admin.v1.ApplyRequest.files:type_name -> isthmus.admin.v1.File
-	50, // 1: isthmus.admin.v1.ApplyRequest.expect:type_name -> isthmus.admin.v1.ApplyRequest.ExpectEntry
+	52, // 1: isthmus.admin.v1.ApplyRequest.expect:type_name -> isthmus.admin.v1.ApplyRequest.ExpectEntry
 	2,  // 2: isthmus.admin.v1.ApplyResponse.findings:type_name -> isthmus.admin.v1.Finding
 	1,  // 3: isthmus.admin.v1.ApplyResponse.objects:type_name -> isthmus.admin.v1.Object
 	1,  // 4: isthmus.admin.v1.GetResponse.objects:type_name -> isthmus.admin.v1.Object
@@ -3429,7 +3559,7 @@ var file_api_admin_admin_proto_depIdxs = []int32{
 	33, // 11: isthmus.admin.v1.ListServicesResponse.services:type_name -> isthmus.admin.v1.Service
 	34, // 12: isthmus.admin.v1.Service.ports:type_name -> isthmus.admin.v1.ServicePort
 	35, // 13: isthmus.admin.v1.Service.clusters:type_name -> isthmus.admin.v1.ServiceCluster
-	51, // 14: isthmus.admin.v1.ServiceCluster.localities:type_name -> isthmus.admin.v1.ServiceCluster.LocalitiesEntry
+	53, // 14: isthmus.admin.v1.ServiceCluster.localities:type_name -> isthmus.admin.v1.ServiceCluster.LocalitiesEntry
 	2,  // 15: isthmus.admin.v1.ExportServiceResponse.findings:type_name -> isthmus.admin.v1.Finding
 	40, // 16: isthmus.admin.v1.ProxyStatusResponse.proxies:type_name -> isthmus.admin.v1.Proxy
 	41, // 17: isthmus.admin.v1.Proxy.clusters:type_name -> isthmus.admin.v1.ProxyType
@@ -3437,14 +3567,15 @@ var file_api_admin_admin_proto_depIdxs = []int32{
 	41, // 19: isthmus.admin.v1.Proxy.routes:type_name -> isthmus.admin.v1.ProxyType
 	41, // 20: isthmus.admin.v1.Proxy.endpoints:type_name -> isthmus.admin.v1.ProxyType
 	41, // 21: isthmus.admin.v1.Proxy.secrets:type_name -> isthmus.admin.v1.ProxyType
-	44, // 22: isthmus.admin.v1.CheckResponse.checks:type_name -> isthmus.admin.v1.Check
-	52, // 23: isthmus.admin.v1.RegisterWorkloadRequest.labels:type_name -> isthmus.admin.v1.RegisterWorkloadRequest.LabelsEntry
-	46, // 24: isthmus.admin.v1.RegisterWorkloadRequest.ports:type_name -> isthmus.admin.v1.WorkloadPort
-	25, // [25:25] is the sub-list for method output_type
-	25, // [25:25] is the sub-list for method input_type
-	25, // [25:25] is the sub-list for extension type_name
-	25, // [25:25] is the sub-list for extension extendee
-	0,  // [0:25] is the sub-list for field type_name
+	54, // 22: isthmus.admin.v1.InspectProxyRequest.levels:type_name -> isthmus.admin.v1.InspectProxyRequest.LevelsEntry
+	46, // 23: isthmus.admin.v1.CheckResponse.checks:type_name -> isthmus.admin.v1.Check
+	55, // 24: isthmus.admin.v1.RegisterWorkloadRequest.labels:type_name -> isthmus.admin.v1.RegisterWorkloadRequest.LabelsEntry
+	48, // 25: isthmus.admin.v1.RegisterWorkloadRequest.ports:type_name -> isthmus.admin.v1.WorkloadPort
+	26, // [26:26] is the sub-list for method output_type
+	26, // [26:26] is the sub-list for method input_type
+	26, // [26:26] is the sub-list for extension type_name
+	26, // [26:26] is the sub-list for extension extendee
+	0,  // [0:26] is the sub-list for field type_name
 }
 
 func init() { file_api_admin_admin_proto_init() }
@@ -3458,7 +3589,7 @@ func file_api_admin_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_api_admin_admin_proto_rawDesc), len(file_api_admin_admin_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   52,
+			NumMessages:   55,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

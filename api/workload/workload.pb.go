@@ -24,6 +24,81 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// Subject is what a question is about; each is one page of Envoy's admin.
+type Subject int32
+
+const (
+	Subject_SUBJECT_UNSPECIFIED Subject = 0
+	// All of the configuration, endpoints included.
+	Subject_SUBJECT_ALL       Subject = 1
+	Subject_SUBJECT_BOOTSTRAP Subject = 2
+	Subject_SUBJECT_CLUSTERS  Subject = 3
+	Subject_SUBJECT_LISTENERS Subject = 4
+	Subject_SUBJECT_ROUTES    Subject = 5
+	// The endpoints as they were configured.
+	Subject_SUBJECT_ENDPOINTS Subject = 6
+	Subject_SUBJECT_SECRETS   Subject = 7
+	// The endpoints as Envoy finds them: health, ejections, weights.
+	Subject_SUBJECT_HOSTS Subject = 8
+	// The loggers and their levels, as text.
+	Subject_SUBJECT_LOGGERS Subject = 9
+)
+
+// Enum value maps for Subject.
+var (
+	Subject_name = map[int32]string{
+		0: "SUBJECT_UNSPECIFIED",
+		1: "SUBJECT_ALL",
+		2: "SUBJECT_BOOTSTRAP",
+		3: "SUBJECT_CLUSTERS",
+		4: "SUBJECT_LISTENERS",
+		5: "SUBJECT_ROUTES",
+		6: "SUBJECT_ENDPOINTS",
+		7: "SUBJECT_SECRETS",
+		8: "SUBJECT_HOSTS",
+		9: "SUBJECT_LOGGERS",
+	}
+	Subject_value = map[string]int32{
+		"SUBJECT_UNSPECIFIED": 0,
+		"SUBJECT_ALL":         1,
+		"SUBJECT_BOOTSTRAP":   2,
+		"SUBJECT_CLUSTERS":    3,
+		"SUBJECT_LISTENERS":   4,
+		"SUBJECT_ROUTES":      5,
+		"SUBJECT_ENDPOINTS":   6,
+		"SUBJECT_SECRETS":     7,
+		"SUBJECT_HOSTS":       8,
+		"SUBJECT_LOGGERS":     9,
+	}
+)
+
+func (x Subject) Enum() *Subject {
+	p := new(Subject)
+	*p = x
+	return p
+}
+
+func (x Subject) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Subject) Descriptor() protoreflect.EnumDescriptor {
+	return file_api_workload_workload_proto_enumTypes[0].Descriptor()
+}
+
+func (Subject) Type() protoreflect.EnumType {
+	return &file_api_workload_workload_proto_enumTypes[0]
+}
+
+func (x Subject) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Subject.Descriptor instead.
+func (Subject) EnumDescriptor() ([]byte, []int) {
+	return file_api_workload_workload_proto_rawDescGZIP(), []int{0}
+}
+
 type PortHealth_State int32
 
 const (
@@ -63,11 +138,11 @@ func (x PortHealth_State) String() string {
 }
 
 func (PortHealth_State) Descriptor() protoreflect.EnumDescriptor {
-	return file_api_workload_workload_proto_enumTypes[0].Descriptor()
+	return file_api_workload_workload_proto_enumTypes[1].Descriptor()
 }
 
 func (PortHealth_State) Type() protoreflect.EnumType {
-	return &file_api_workload_workload_proto_enumTypes[0]
+	return &file_api_workload_workload_proto_enumTypes[1]
 }
 
 func (x PortHealth_State) Number() protoreflect.EnumNumber {
@@ -524,6 +599,149 @@ func (x *HealthAck) GetDrain() bool {
 	return false
 }
 
+// Question is what a control plane asks an agent about its Envoy: one at a time on a stream, the next one when the last
+// part of the answer is there.
+type Question struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Given back with every part of the answer. Not 0.
+	Id      uint64  `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	Subject Subject `protobuf:"varint,2,opt,name=subject,proto3,enum=isthmus.workload.v1.Subject" json:"subject,omitempty"`
+	// With SUBJECT_LOGGERS: levels to set before, by the name of a logger. "" is every logger, and is set first.
+	Levels        map[string]string `protobuf:"bytes,3,rep,name=levels,proto3" json:"levels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Question) Reset() {
+	*x = Question{}
+	mi := &file_api_workload_workload_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Question) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Question) ProtoMessage() {}
+
+func (x *Question) ProtoReflect() protoreflect.Message {
+	mi := &file_api_workload_workload_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Question.ProtoReflect.Descriptor instead.
+func (*Question) Descriptor() ([]byte, []int) {
+	return file_api_workload_workload_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Question) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *Question) GetSubject() Subject {
+	if x != nil {
+		return x.Subject
+	}
+	return Subject_SUBJECT_UNSPECIFIED
+}
+
+func (x *Question) GetLevels() map[string]string {
+	if x != nil {
+		return x.Levels
+	}
+	return nil
+}
+
+// Answer is one part of an answer. The parts together are a gzip stream of Envoy's page, which has no private keys.
+type Answer struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	Part  []byte                 `protobuf:"bytes,2,opt,name=part,proto3" json:"part,omitempty"`
+	Last  bool                   `protobuf:"varint,3,opt,name=last,proto3" json:"last,omitempty"`
+	// Why there is no answer, or no more of it; comes with last.
+	Error string `protobuf:"bytes,4,opt,name=error,proto3" json:"error,omitempty"`
+	// With error: it is that Envoy stands still, or does not run.
+	Silent        bool `protobuf:"varint,5,opt,name=silent,proto3" json:"silent,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Answer) Reset() {
+	*x = Answer{}
+	mi := &file_api_workload_workload_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Answer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Answer) ProtoMessage() {}
+
+func (x *Answer) ProtoReflect() protoreflect.Message {
+	mi := &file_api_workload_workload_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Answer.ProtoReflect.Descriptor instead.
+func (*Answer) Descriptor() ([]byte, []int) {
+	return file_api_workload_workload_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *Answer) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *Answer) GetPart() []byte {
+	if x != nil {
+		return x.Part
+	}
+	return nil
+}
+
+func (x *Answer) GetLast() bool {
+	if x != nil {
+		return x.Last
+	}
+	return false
+}
+
+func (x *Answer) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+func (x *Answer) GetSilent() bool {
+	if x != nil {
+		return x.Silent
+	}
+	return false
+}
+
 var File_api_workload_workload_proto protoreflect.FileDescriptor
 
 const file_api_workload_workload_proto_rawDesc = "" +
@@ -571,7 +789,31 @@ const file_api_workload_workload_proto_rawDesc = "" +
 	"\n" +
 	"STATE_BUSY\x10\x03\"!\n" +
 	"\tHealthAck\x12\x14\n" +
-	"\x05drain\x18\x01 \x01(\bR\x05drainB+Z)isthmus.dev/isthmus/api/workload;workloadb\x06proto3"
+	"\x05drain\x18\x01 \x01(\bR\x05drain\"\xd0\x01\n" +
+	"\bQuestion\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x126\n" +
+	"\asubject\x18\x02 \x01(\x0e2\x1c.isthmus.workload.v1.SubjectR\asubject\x12A\n" +
+	"\x06levels\x18\x03 \x03(\v2).isthmus.workload.v1.Question.LevelsEntryR\x06levels\x1a9\n" +
+	"\vLevelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"n\n" +
+	"\x06Answer\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x12\n" +
+	"\x04part\x18\x02 \x01(\fR\x04part\x12\x12\n" +
+	"\x04last\x18\x03 \x01(\bR\x04last\x12\x14\n" +
+	"\x05error\x18\x04 \x01(\tR\x05error\x12\x16\n" +
+	"\x06silent\x18\x05 \x01(\bR\x06silent*\xdf\x01\n" +
+	"\aSubject\x12\x17\n" +
+	"\x13SUBJECT_UNSPECIFIED\x10\x00\x12\x0f\n" +
+	"\vSUBJECT_ALL\x10\x01\x12\x15\n" +
+	"\x11SUBJECT_BOOTSTRAP\x10\x02\x12\x14\n" +
+	"\x10SUBJECT_CLUSTERS\x10\x03\x12\x15\n" +
+	"\x11SUBJECT_LISTENERS\x10\x04\x12\x12\n" +
+	"\x0eSUBJECT_ROUTES\x10\x05\x12\x15\n" +
+	"\x11SUBJECT_ENDPOINTS\x10\x06\x12\x13\n" +
+	"\x0fSUBJECT_SECRETS\x10\a\x12\x11\n" +
+	"\rSUBJECT_HOSTS\x10\b\x12\x13\n" +
+	"\x0fSUBJECT_LOGGERS\x10\tB+Z)isthmus.dev/isthmus/api/workload;workloadb\x06proto3"
 
 var (
 	file_api_workload_workload_proto_rawDescOnce sync.Once
@@ -585,28 +827,34 @@ func file_api_workload_workload_proto_rawDescGZIP() []byte {
 	return file_api_workload_workload_proto_rawDescData
 }
 
-var file_api_workload_workload_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_api_workload_workload_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_api_workload_workload_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_api_workload_workload_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_api_workload_workload_proto_goTypes = []any{
-	(PortHealth_State)(0), // 0: isthmus.workload.v1.PortHealth.State
-	(*Token)(nil),         // 1: isthmus.workload.v1.Token
-	(*IssueRequest)(nil),  // 2: isthmus.workload.v1.IssueRequest
-	(*IssueResponse)(nil), // 3: isthmus.workload.v1.IssueResponse
-	(*NameTable)(nil),     // 4: isthmus.workload.v1.NameTable
-	(*HealthReport)(nil),  // 5: isthmus.workload.v1.HealthReport
-	(*PortHealth)(nil),    // 6: isthmus.workload.v1.PortHealth
-	(*HealthAck)(nil),     // 7: isthmus.workload.v1.HealthAck
-	nil,                   // 8: isthmus.workload.v1.NameTable.AddressesEntry
+	(Subject)(0),          // 0: isthmus.workload.v1.Subject
+	(PortHealth_State)(0), // 1: isthmus.workload.v1.PortHealth.State
+	(*Token)(nil),         // 2: isthmus.workload.v1.Token
+	(*IssueRequest)(nil),  // 3: isthmus.workload.v1.IssueRequest
+	(*IssueResponse)(nil), // 4: isthmus.workload.v1.IssueResponse
+	(*NameTable)(nil),     // 5: isthmus.workload.v1.NameTable
+	(*HealthReport)(nil),  // 6: isthmus.workload.v1.HealthReport
+	(*PortHealth)(nil),    // 7: isthmus.workload.v1.PortHealth
+	(*HealthAck)(nil),     // 8: isthmus.workload.v1.HealthAck
+	(*Question)(nil),      // 9: isthmus.workload.v1.Question
+	(*Answer)(nil),        // 10: isthmus.workload.v1.Answer
+	nil,                   // 11: isthmus.workload.v1.NameTable.AddressesEntry
+	nil,                   // 12: isthmus.workload.v1.Question.LevelsEntry
 }
 var file_api_workload_workload_proto_depIdxs = []int32{
-	8, // 0: isthmus.workload.v1.NameTable.addresses:type_name -> isthmus.workload.v1.NameTable.AddressesEntry
-	6, // 1: isthmus.workload.v1.HealthReport.ports:type_name -> isthmus.workload.v1.PortHealth
-	0, // 2: isthmus.workload.v1.PortHealth.state:type_name -> isthmus.workload.v1.PortHealth.State
-	3, // [3:3] is the sub-list for method output_type
-	3, // [3:3] is the sub-list for method input_type
-	3, // [3:3] is the sub-list for extension type_name
-	3, // [3:3] is the sub-list for extension extendee
-	0, // [0:3] is the sub-list for field type_name
+	11, // 0: isthmus.workload.v1.NameTable.addresses:type_name -> isthmus.workload.v1.NameTable.AddressesEntry
+	7,  // 1: isthmus.workload.v1.HealthReport.ports:type_name -> isthmus.workload.v1.PortHealth
+	1,  // 2: isthmus.workload.v1.PortHealth.state:type_name -> isthmus.workload.v1.PortHealth.State
+	0,  // 3: isthmus.workload.v1.Question.subject:type_name -> isthmus.workload.v1.Subject
+	12, // 4: isthmus.workload.v1.Question.levels:type_name -> isthmus.workload.v1.Question.LevelsEntry
+	5,  // [5:5] is the sub-list for method output_type
+	5,  // [5:5] is the sub-list for method input_type
+	5,  // [5:5] is the sub-list for extension type_name
+	5,  // [5:5] is the sub-list for extension extendee
+	0,  // [0:5] is the sub-list for field type_name
 }
 
 func init() { file_api_workload_workload_proto_init() }
@@ -619,8 +867,8 @@ func file_api_workload_workload_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_api_workload_workload_proto_rawDesc), len(file_api_workload_workload_proto_rawDesc)),
-			NumEnums:      1,
-			NumMessages:   8,
+			NumEnums:      2,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -17,6 +17,7 @@ import (
 	"isthmus.dev/isthmus/controlplane/app"
 	"isthmus.dev/isthmus/internal/hint"
 	"isthmus.dev/isthmus/internal/version"
+	"isthmus.dev/isthmus/mesh"
 )
 
 // growth is by how much the heap may grow from one collection to the next, in percent of what is in use. A control plane
@@ -65,6 +66,7 @@ A new control plane is alone. Found a federation with 'isthmus cluster init', or
 	f.StringVar(&config.Etcd.Key, "etcd-key", "", "its private key, PEM")
 	f.StringVar(&config.Etcd.CA, "etcd-ca", "", "authority of the etcd servers, PEM")
 	f.DurationVar(&config.AgentReturn, "agent-return", 15*time.Second, "how long instances known from before a start count as they were, until their agents are back")
+	f.StringVar(&config.RootNamespace, "root-namespace", mesh.SystemNamespace, "namespace whose DestinationRules are for callers of every namespace")
 	f.TextVar(&level, "log-level", slog.LevelInfo, "log level: "+strings.Join([]string{"debug", "info", "warn", "error"}, ", "))
 	return cmd
 }

@@ -10,7 +10,6 @@ import (
 	"isthmus.dev/isthmus/api/admin"
 	"isthmus.dev/isthmus/config"
 	"isthmus.dev/isthmus/controlplane/world"
-	"isthmus.dev/isthmus/mesh"
 )
 
 // Results of a check.
@@ -56,8 +55,8 @@ func checkState(snapshot *world.Snapshot) *admin.Check {
 		return &admin.Check{Id: "state", Status: checkFail, Message: "the state is not loaded, so proxies get no answer", Hint: "wait a moment; if it stays, look at the log of the control plane"}
 	}
 	broken := 0
-	for _, f := range snapshot.AllFindings() {
-		if f.Level == mesh.LevelError {
+	for _, findings := range snapshot.Findings.All() {
+		if config.HasError(*findings) {
 			broken++
 		}
 	}

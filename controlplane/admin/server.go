@@ -46,7 +46,7 @@ type Workloads interface {
 	MintToken(proxy mesh.ProxyID, account string) ([]byte, error)
 }
 
-// Config of a Server. Federation, Workloads, Proxies, Checks and Reckon may be nil: what
+// Config of a Server. Federation, Workloads, Proxies, Inspect, Checks and Reckon may be nil: what
 // they would answer is then unimplemented or empty.
 type Config struct {
 	// Socket is the path to listen on, 107 bytes at most, in a folder of the owner's.
@@ -62,6 +62,8 @@ type Config struct {
 	WorkloadSocket string
 	// Proxies shows what each proxy has taken.
 	Proxies func() []*admin.Proxy
+	// Inspect asks one of them about its Envoy.
+	Inspect Inspect
 	// Checks are shown after the server's own (registry, state, peers, proxies).
 	Checks func(context.Context) []*admin.Check
 	// Reckon says what exporting one more service would come to, before it is done; nil: it is not asked.

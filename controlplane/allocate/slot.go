@@ -16,19 +16,17 @@ const SlotLimit = 32
 // LabelVersion travels with every slot, whether a subset asks for it or not.
 const LabelVersion = "version"
 
-// Keys gives the labels by which the subsets of any of the rules select, sorted,
-// LabelVersion included. The label that names a cluster is not one of them: it is
-// the exporter's name and not a pod's.
-func Keys(rules ...*mesh.DestinationRule) []string {
+// Keys gives the labels by which any of the subsets selects, sorted, LabelVersion
+// included. Labels that say where an endpoint is are not among them: they are no pod's.
+func Keys(subsets ...mesh.Subset) []string {
 	keys := map[string]bool{LabelVersion: true}
-	for _, rule := range rules {
-		for _, subset := range rule.Subsets {
-			for key := range subset.Labels {
+	for _, subset := range subsets {
+		for key := range subset.Labels {
+			if !mesh.IsTopology(key) {
 				keys[key] = true
 			}
 		}
 	}
-	delete(keys, mesh.LabelCluster)
 	return slices.Sorted(maps.Keys(keys))
 }
 

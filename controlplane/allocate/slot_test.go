@@ -110,11 +110,11 @@ func TestLive(t *testing.T) {
 }
 
 func TestKeys(t *testing.T) {
-	rule := &mesh.DestinationRule{Subsets: []mesh.Subset{
-		{Labels: map[string]string{mesh.LabelCluster: "west"}},
+	subsets := []mesh.Subset{
+		{Labels: map[string]string{mesh.LabelCluster: "west", mesh.LabelZone: "us-a"}},
 		{Labels: map[string]string{"track": "canary", LabelVersion: "v2"}},
-	}}
-	if diff := cmp.Diff([]string{"track", "version"}, Keys(rule)); diff != "" {
+	}
+	if diff := cmp.Diff([]string{"track", "version"}, Keys(subsets...)); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
 	}
 	if diff := cmp.Diff([]string{"version"}, Keys()); diff != "" {

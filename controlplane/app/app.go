@@ -28,6 +28,7 @@ import (
 	"isthmus.dev/isthmus/federation/peers"
 	"isthmus.dev/isthmus/internal/hint"
 	"isthmus.dev/isthmus/internal/transport"
+	"isthmus.dev/isthmus/mesh"
 )
 
 // Config of a control plane.
@@ -43,7 +44,10 @@ type Config struct {
 	// AgentReturn is how long instances known from before a start count as they were, until their agents come back; 0
 	// means 15 s. Longer sends calls to what died meanwhile for longer, shorter takes down what is only slow to return.
 	AgentReturn time.Duration
-	Log         *slog.Logger
+	// RootNamespace is the one whose rules for hosts are for callers of every namespace (Istio's rootNamespace); empty means
+	// mesh.SystemNamespace.
+	RootNamespace string
+	Log           *slog.Logger
 }
 
 // longestSocket is the longest name of a socket below Config.Run.
@@ -61,6 +65,8 @@ func (c Config) Validate() error {
 			"choose a folder with a shorter path, for example below /run")
 	case c.AgentReturn < 0:
 		return fmt.Errorf("--agent-return %s is negative", c.AgentReturn)
+	case c.RootNamespace != "" && !mesh.IsLabel(c.RootNamespace):
+		return fmt.Errorf("--root-namespace %q is not a DNS-1123 label", c.RootNamespace)
 	case c.Log == nil:
 		return errors.New("no logger")
 	}
@@ -73,6 +79,14 @@ func (c Config) Validate() error {
 		return c.Etcd.Validate()
 	}
 	return nil
+}
+
+// rootNamespace is RootNamespace, or its default.
+func (c Config) rootNamespace() string {
+	if c.RootNamespace == "" {
+		return mesh.SystemNamespace
+	}
+	return c.RootNamespace
 }
 
 // socket is the path of a socket of this control plane.

@@ -40,12 +40,13 @@ const workloadSocket = "workload.sock"
 // workloads is everything between this control plane and its own proxies.
 type workloads struct {
 	*controlPlane
-	issuer *identity.Issuer
-	xds    *xdsserver.Server
-	health *proxies.Tracker
-	ledger *proxies.Ledger
-	server *grpc.Server
-	guard  *transport.Guard
+	issuer    *identity.Issuer
+	xds       *xdsserver.Server
+	health    *proxies.Tracker
+	inspector *proxies.Inspector
+	ledger    *proxies.Ledger
+	server    *grpc.Server
+	guard     *transport.Guard
 }
 
 var _ admin.Workloads = (*workloads)(nil)
@@ -62,7 +63,7 @@ func (cp *controlPlane) newWorkloads() (*workloads, error) {
 	})
 	w.xds, err = xdsserver.New(xdsserver.Config{
 		Snapshot: cp.world.Snapshot, Watch: cp.world.Watch, Log: cp.log,
-		Options: translate.Options{FederationSocket: cp.config.socket(federationSocket)},
+		Options: translate.Options{FederationSocket: cp.config.socket(federationSocket), RootNamespace: cp.config.rootNamespace()},
 		Identify: xdsserver.PeerIdentity(func() (mesh.TrustDomain, bool) {
 			identity := cp.world.Snapshot().Identity
 			if identity == nil {
@@ -78,11 +79,16 @@ func (cp *controlPlane) newWorkloads() (*workloads, error) {
 		Send: cp.world.Send, Identify: w.caller, Snapshot: cp.world.Snapshot, Watch: cp.world.Watch, Reconnect: cp.config.AgentReturn,
 		CertificateEnds: w.ledger.End, Logger: cp.log,
 	})
+	w.inspector = proxies.NewInspector(func(ctx context.Context) (mesh.ProxyID, error) {
+		record, err := w.issuer.Caller(ctx)
+		return record.ProxyID, err
+	})
 	w.guard = transport.NewGuard(transport.Bounds{}, cp.log)
 	w.server = grpc.NewServer(slices.Concat(wire.ServerOptions(cp.log), w.guard.Server(credentials.NewTLS(w.tls())),
 		stream.ServerOptions())...)
 	workloadrpc.RegisterIdentityServer(w.server, w.issuer)
 	workloadrpc.RegisterHealthServer(w.server, w.health)
+	workloadrpc.RegisterInspectionServer(w.server, w.inspector)
 	w.xds.Register(w.server)
 	return w, nil
 }

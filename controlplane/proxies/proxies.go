@@ -5,7 +5,8 @@
 // its application and of its Envoy; the end of the stream is itself a report. What
 // follows from reports, lost streams and time is decided by a machine without effects
 // (machine.go); the [Tracker] around it owns the streams and the clock, and tells the
-// owner of the state. What is told to people only, it keeps itself (facts.go).
+// owner of the state. What is told to people only, it keeps itself (facts.go). What
+// only a proxy's Envoy knows, its agent is asked for ([Inspector]).
 package proxies
 
 import (

@@ -20,6 +20,7 @@ import (
 	"isthmus.dev/isthmus/controlplane/world"
 	"isthmus.dev/isthmus/internal/golden"
 	"isthmus.dev/isthmus/mesh"
+	"isthmus.dev/isthmus/rule"
 )
 
 // scenario is the part of a test case that is not in the registry.
@@ -79,18 +80,15 @@ func snapshot(t testing.TB, sc *scenario, registry []byte) *scene {
 	}
 	exports := map[mesh.ServiceName]*mesh.Export{}
 	for _, o := range objects {
-		value, _ := config.Compile(o)
-		switch v := value.(type) {
+		switch v := o.Value.(type) {
 		case *mesh.Service:
 			s.Config.Services[v.Name] = v
 		case *mesh.Export:
 			exports[mesh.ServiceName{Namespace: o.Namespace, Name: o.Name}] = v
 		case *mesh.Workload:
 			s.Workloads[v.Name] = v
-		case *mesh.VirtualService:
-			s.Config.VirtualServices = append(s.Config.VirtualServices, v)
-		case *mesh.DestinationRule:
-			s.Config.DestinationRules = append(s.Config.DestinationRules, v)
+		case *rule.Object:
+			s.Config.Rules = append(s.Config.Rules, v)
 		}
 	}
 	for name, export := range exports {
@@ -173,7 +171,7 @@ func load(t testing.TB, a *golden.Archive) (*scene, mesh.ProxyID, *scenario) {
 	return s, mesh.ProxyID{Kind: sc.Proxy.Kind, Namespace: sc.Proxy.Namespace, Instance: sc.Proxy.Instance}, sc
 }
 
-var testOptions = Options{FederationSocket: "/run/isthmus/federation.sock"}
+var testOptions = Options{FederationSocket: "/run/isthmus/federation.sock", RootNamespace: mesh.SystemNamespace}
 
 // TestCases compares the configuration of each case and has Envoy itself check all of it, shown or not.
 func TestCases(t *testing.T) {

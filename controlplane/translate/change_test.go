@@ -1,6 +1,7 @@
 package translate_test
 
 import (
+	"fmt"
 	. "isthmus.dev/isthmus/controlplane/translate"
 	"syscall"
 	"testing"
@@ -8,6 +9,7 @@ import (
 
 	"isthmus.dev/isthmus/controlplane/allocate"
 	"isthmus.dev/isthmus/mesh"
+	"isthmus.dev/isthmus/rule/resilience"
 )
 
 // TestRebuiltClusterEjectsNobody changes a rule again and again under load, so that Envoy makes every connection anew.
@@ -37,10 +39,14 @@ func TestRebuiltClusterEjectsNobody(t *testing.T) {
 			trust.Members, east.Trust = members, &trust
 			rule := func(n int) *scene {
 				s, cfg := *east, *east.Config
-				cfg.DestinationRules = []*mesh.DestinationRule{{
-					Object: mesh.ObjectName{Kind: "DestinationRule", Namespace: "shop", Name: "r"}, Host: reviews.ClusterSetHost(),
-					Policy: mesh.TrafficPolicy{ConnectionPool: &mesh.ConnectionPool{ConnectTimeout: c.connect, HTTP2MaxRequests: uint32(5000 + n)}},
-				}}
+				cfg.Rules = compiled(t, fmt.Sprintf(`
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: r}
+spec:
+  host: %s
+  trafficPolicy: {connectionPool: {tcp: {connectTimeout: %v}, http: {http2MaxRequests: %d}}}
+`, reviews.ClusterSetHost(), max(c.connect, resilience.ConnectTimeout), 5000+n))
 				s.Config = &cfg
 				return &s
 			}

@@ -1,86 +1,117 @@
 package translate
 
 import (
+	"time"
+
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
-	httpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
 	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/structpb"
 
 	"isthmus.dev/isthmus/mesh"
+	"isthmus.dev/isthmus/rule"
+	"isthmus.dev/isthmus/rule/resilience"
 	"isthmus.dev/isthmus/xds"
 )
 
 // metadataFilter is the name under which clusters carry facts for statistics and for people.
 const metadataFilter = "isthmus"
 
-// httpOptions is the key under which a cluster carries its HTTP settings.
-const httpOptions = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+// passthroughTimeout bounds connecting to what is not the mesh's.
+const passthroughTimeout = 10 * time.Second
 
 // Cluster is the Envoy cluster of one port and subset of a host.
-func Cluster(h *Host, p mesh.Port, subset string, rules Rules) xds.Resource {
-	c := outboundCluster(h, p, subset, rules)
-	return resource(c.Name, c)
+func Cluster(h *Host, p mesh.Port, subset string, rules rule.Effective) xds.Resource {
+	name := ClusterName(p.Number, subset, h.Name)
+	pool, ejection := defaultPool, defaultEjection
+	said := h.Settings(rules, subset)
+	if said.Pool != nil {
+		pool = said.Pool
+	}
+	if said.Ejection != nil {
+		ejection = said.Ejection
+	}
+	return link(name, (*clusterv3.Cluster)(nil), func(l *linker) {
+		l.text(cluster.name, name)
+		l.text(cluster.stat, mesh.StatName(p.Number, subset, h.Name))
+		l.fragment(clusterOfAll)
+		for _, part := range []*rule.Part{pool, ejection} {
+			if p.Protocol.IsHTTP() {
+				l.fragment(part.HTTP)
+			} else {
+				l.fragment(part.TCP)
+			}
+		}
+		h.writeFacts(l, subset)
+		h.writeTLS(l, p)
+	})
 }
 
-func outboundCluster(h *Host, p mesh.Port, subset string, rules Rules) *clusterv3.Cluster {
-	policy := rules.policy(subset)
-	c := &clusterv3.Cluster{
-		Name:                 ClusterName(p.Number, subset, h.Name),
-		AltStatName:          mesh.StatName(p.Number, subset, h.Name),
+// Settings are those that all clusters that serve the host agree on: Envoy has one for all endpoints of a cluster, and what
+// a producer says is for its own.
+func (h *Host) Settings(rules rule.Effective, subset string) rule.Settings {
+	var out rule.Settings
+	for i := range h.Exporters {
+		s := rules.Settings(subset, h.Exporters[i].Cluster)
+		if i == 0 {
+			out = s
+			continue
+		}
+		if !s.Pool.Same(out.Pool) {
+			out.Pool = nil
+		}
+		if !s.Ejection.Same(out.Ejection) {
+			out.Ejection = nil
+		}
+	}
+	return out
+}
+
+// Numbers of the fields that are filled in when a cluster is linked.
+var (
+	cluster = struct{ name, stat, metadata, socket, match fieldNumber }{
+		number(&clusterv3.Cluster{}, "name"), number(&clusterv3.Cluster{}, "alt_stat_name"), number(&clusterv3.Cluster{}, "metadata"),
+		number(&clusterv3.Cluster{}, "transport_socket"), number(&clusterv3.Cluster{}, "transport_socket_matches"),
+	}
+	filterMetadata = number(&corev3.Metadata{}, "filter_metadata")
+	structFields   = number(&structpb.Struct{}, "fields")
+	stringValue    = number(&structpb.Value{}, "string_value")
+)
+
+// What all outbound clusters have in common, and what they have where no rule says anything.
+var (
+	clusterOfAll = rule.Encode(&clusterv3.Cluster{
 		ClusterDiscoveryType: &clusterv3.Cluster_Type{Type: clusterv3.Cluster_EDS},
 		EdsClusterConfig:     &clusterv3.Cluster_EdsClusterConfig{EdsConfig: ads()},
-		ConnectTimeout:       duration(connectTimeout(policy.ConnectionPool)),
 		LbPolicy:             clusterv3.Cluster_ROUND_ROBIN,
-		CommonLbConfig:       loadBalancing(policy.OutlierDetection),
-		CircuitBreakers:      circuitBreakers(policy.ConnectionPool),
-		OutlierDetection:     outlierDetection(policy.OutlierDetection, p.Protocol.IsHTTP()),
-		Metadata: metadata(metadataFilter, map[string]string{
-			"host": string(h.Name), "namespace": h.Service.Namespace, "service": h.Service.Name, "subset": subset,
-		}),
+	})
+	defaultPool = func() *rule.Part {
+		options, _ := resilience.HTTP2(resilience.ConnectTimeout)
+		return &rule.Part{
+			HTTP: rule.Encode(resilience.Pool(resilience.ConnectTimeout, options)), TCP: rule.Encode(resilience.Pool(resilience.ConnectTimeout, nil)),
+		}
+	}()
+	defaultEjection = &rule.Part{
+		HTTP: rule.Encode(&clusterv3.Cluster{OutlierDetection: resilience.Ejection(true), CommonLbConfig: resilience.LastResort()}),
+		TCP:  rule.Encode(&clusterv3.Cluster{OutlierDetection: resilience.Ejection(false), CommonLbConfig: resilience.LastResort()}),
 	}
-	if p.Protocol.IsHTTP() {
-		c.TypedExtensionProtocolOptions = map[string]*anypb.Any{httpOptions: sidecarHTTPOptions(policy.ConnectionPool)}
-	}
-	upstreamTLS(c, h, p)
-	return c
-}
+)
 
-// sidecarHTTPOptions encodes sidecarHTTP; the default is encoded once.
-func sidecarHTTPOptions(pool *mesh.ConnectionPool) *anypb.Any {
-	if pool == nil {
-		return defaultSidecarHTTP
+// writeFacts appends facts for statistics and for people.
+func (h *Host) writeFacts(l *linker, subset string) {
+	at := l.open(cluster.metadata)
+	entry := l.open(filterMetadata)
+	l.text(mapKey, metadataFilter)
+	facts := l.open(mapValue)
+	for _, f := range [...][2]string{{"host", string(h.Name)}, {"namespace", h.Service.Namespace}, {"service", h.Service.Name}, {"subset", subset}} {
+		if f[1] != "" {
+			l.textEntry(structFields, f[0], f[1])
+		}
 	}
-	return pack(sidecarHTTP(pool))
-}
-
-var defaultSidecarHTTP = pack(sidecarHTTP(nil))
-
-// sidecarHTTP is HTTP/2 to another sidecar, with the keepalive that finds a frozen peer. Connections end before the
-// gateway's bound on their life would reset them.
-func sidecarHTTP(pool *mesh.ConnectionPool) *httpv3.HttpProtocolOptions {
-	common := &corev3.HttpProtocolOptions{MaxConnectionDuration: duration(clientConnectionLife)}
-	if pool != nil && pool.IdleTimeout > 0 {
-		common.IdleTimeout = duration(pool.IdleTimeout)
-	}
-	if pool != nil && pool.MaxRequestsPerConnection > 0 {
-		common.MaxRequestsPerConnection = u32(pool.MaxRequestsPerConnection)
-	}
-	return &httpv3.HttpProtocolOptions{
-		CommonHttpProtocolOptions: common,
-		UpstreamProtocolOptions: &httpv3.HttpProtocolOptions_ExplicitHttpConfig_{
-			ExplicitHttpConfig: &httpv3.HttpProtocolOptions_ExplicitHttpConfig{
-				ProtocolConfig: &httpv3.HttpProtocolOptions_ExplicitHttpConfig_Http2ProtocolOptions{
-					Http2ProtocolOptions: &corev3.Http2ProtocolOptions{
-						AllowConnect:        true, // upgrades (WebSocket) travel as extended CONNECT, RFC 8441
-						ConnectionKeepalive: keepalive(pool),
-					},
-				},
-			},
-		},
-	}
+	l.close(facts)
+	l.close(entry)
+	l.close(at)
 }
 
 // originalDestination sends traffic that is not the mesh's where it was going.
@@ -90,7 +121,7 @@ func originalDestination() *clusterv3.Cluster {
 		ClusterDiscoveryType: &clusterv3.Cluster_Type{Type: clusterv3.Cluster_ORIGINAL_DST},
 		LbPolicy:             clusterv3.Cluster_CLUSTER_PROVIDED,
 		ConnectTimeout:       duration(passthroughTimeout),
-		CircuitBreakers:      circuitBreakers(nil),
+		CircuitBreakers:      resilience.Breakers(),
 	}
 }
 
@@ -99,43 +130,49 @@ func emptyCluster(name string) *clusterv3.Cluster {
 	return &clusterv3.Cluster{
 		Name:                 name,
 		ClusterDiscoveryType: &clusterv3.Cluster_Type{Type: clusterv3.Cluster_STATIC},
-		ConnectTimeout:       duration(defaultConnectTimeout),
+		ConnectTimeout:       duration(resilience.ConnectTimeout),
 		LoadAssignment:       &endpointv3.ClusterLoadAssignment{ClusterName: name},
 	}
 }
 
-// upstreamTLS sets the transport sockets of c: one for each cluster that serves the host, each accepting exactly the
+// writeTLS appends the transport sockets: one for each cluster that serves the host, each accepting exactly the
 // identities that cluster serves the host with. Those of other clusters than the first are chosen by the metadata of the
 // endpoint's locality; the first's is also for an endpoint that matches none, which then must have one of its identities:
 // nothing is ever sent clear text. Each is a TLS context with the proxy's certificate in it, 15 kB of Envoy's memory. Those
 // that have just gone stay for a while, so that Envoy does not build the cluster anew at the moment when its endpoints go
 // (see world, linger.go).
-func upstreamTLS(c *clusterv3.Cluster, h *Host, p mesh.Port) {
-	for i, cluster := range h.servers() {
-		tls := upstreamContext(h.identities(cluster), p.Protocol.IsHTTP())
-		if cluster == h.Self.Cluster {
-			tls.Sni = mesh.SNI(p.Number, "", h.Name) // one name for all instances; each slot of another cluster has its own
-		} else {
-			tls.AutoHostSni = true
+func (h *Host) writeTLS(l *linker, p mesh.Port) {
+	for i, name := range h.servers() {
+		sni := ""
+		if name == h.Self.Cluster {
+			sni = mesh.SNI(p.Number, "", h.Name) // one name for all instances; each slot of another cluster has its own
 		}
-		socket := transportSocket(tls)
 		if i == 0 {
-			c.TransportSocket = socket
+			at := l.open(cluster.socket)
+			l.upstreamSocket(h.identities(name), p.Protocol.IsHTTP(), sni)
+			l.close(at)
 			continue
 		}
-		c.TransportSocketMatches = append(c.TransportSocketMatches, &clusterv3.Cluster_TransportSocketMatch{
-			Name: string(cluster),
-			Match: &structpb.Struct{Fields: map[string]*structpb.Value{
-				clusterKey: structpb.NewStringValue(string(cluster)),
-			}},
-			TransportSocket: socket,
-		})
+		at := l.open(cluster.match)
+		l.text(socketMatchFields.name, string(name))
+		match := l.open(socketMatchFields.match)
+		l.textEntry(structFields, clusterKey, string(name))
+		l.close(match)
+		inside := l.open(socketMatchFields.socket)
+		l.upstreamSocket(h.identities(name), p.Protocol.IsHTTP(), sni)
+		l.close(inside)
+		l.close(at)
 	}
+}
+
+var socketMatchFields = struct{ name, match, socket fieldNumber }{
+	number(&clusterv3.Cluster_TransportSocketMatch{}, "name"), number(&clusterv3.Cluster_TransportSocketMatch{}, "match"),
+	number(&clusterv3.Cluster_TransportSocketMatch{}, "transport_socket"),
 }
 
 func transportSocket(m proto.Message) *corev3.TransportSocket {
 	return &corev3.TransportSocket{
-		Name:       "envoy.transport_sockets.tls",
+		Name:       tlsSocket,
 		ConfigType: &corev3.TransportSocket_TypedConfig{TypedConfig: pack(m)},
 	}
 }

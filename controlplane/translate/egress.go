@@ -6,6 +6,7 @@ import (
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 
 	"isthmus.dev/isthmus/mesh"
+	"isthmus.dev/isthmus/rule/resilience"
 	"isthmus.dev/isthmus/xds"
 )
 
@@ -40,13 +41,13 @@ func gateways(m mesh.Member) *clusterv3.Cluster {
 		Name:                 name,
 		AltStatName:          mesh.GatewayStatName(m.Name),
 		ClusterDiscoveryType: &clusterv3.Cluster_Type{Type: clusterv3.Cluster_STATIC},
-		ConnectTimeout:       duration(defaultConnectTimeout),
+		ConnectTimeout:       duration(resilience.ConnectTimeout),
 		LbPolicy:             clusterv3.Cluster_ROUND_ROBIN,
-		CircuitBreakers:      circuitBreakers(nil),
+		CircuitBreakers:      resilience.Breakers(),
 		LoadAssignment:       &endpointv3.ClusterLoadAssignment{ClusterName: name, Endpoints: []*endpointv3.LocalityLbEndpoints{group}},
 	}
 	if len(m.Gateways) > 1 {
-		c.OutlierDetection = outlierDetection(nil, false)
+		c.OutlierDetection = resilience.Ejection(false)
 	}
 	return c
 }

@@ -8,6 +8,7 @@ import (
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 
 	"isthmus.dev/isthmus/mesh"
+	"isthmus.dev/isthmus/rule"
 	"isthmus.dev/isthmus/xds"
 )
 
@@ -48,7 +49,7 @@ func (r rank) compare(o rank) int {
 }
 
 // rankOf an endpoint of e in zone, for a client in zone from.
-func (h *Host) rankOf(e *Exporter, zone, from string, lb *mesh.LocalityLB) rank {
+func (h *Host) rankOf(e *Exporter, zone, from string, lb *rule.Locality) rank {
 	switch self := h.Self; {
 	case lb != nil && lb.Disabled:
 		return rank{}
@@ -67,9 +68,9 @@ func (h *Host) rankOf(e *Exporter, zone, from string, lb *mesh.LocalityLB) rank 
 // Endpoints are the load assignments of one port and subset of a host, for clients in each of zones. Endpoints that are
 // known not to answer are left out; priorities have no gaps. Zones differ in the order of endpoints only, which are made once;
 // those that have no endpoint nearer than others share one assignment.
-func Endpoints(h *Host, p mesh.Port, subset string, rules Rules, zones []string) []xds.Resource {
+func Endpoints(h *Host, p mesh.Port, subset string, rules rule.Effective, zones []string) []xds.Resource {
 	name := ClusterName(p.Number, subset, h.Name)
-	all, lb := candidates(h, p, subset, rules), rules.policy(subset).LocalityLB
+	all, lb := candidates(h, p, subset, rules), rules.Settings(subset, h.Self.Cluster).Locality
 	out, ordered := make([]xds.Resource, 0, len(zones)), make([][]candidate, 0, len(zones))
 	for _, zone := range zones {
 		ranked := slices.Clone(all)
@@ -106,8 +107,8 @@ func sameOrder(a, b []candidate) bool {
 }
 
 // candidates are the endpoints of one port and subset, not ranked yet.
-func candidates(h *Host, p mesh.Port, subset string, rules Rules) []candidate {
-	part, _ := rules.subset(subset)
+func candidates(h *Host, p mesh.Port, subset string, rules rule.Effective) []candidate {
+	part, _ := rules.Subset(subset)
 	var all []candidate
 	for i := range h.Exporters {
 		e := &h.Exporters[i]
@@ -123,20 +124,20 @@ func candidates(h *Host, p mesh.Port, subset string, rules Rules) []candidate {
 	return all
 }
 
-func localEndpoints(h *Host, e *Exporter, p mesh.Port, part *mesh.Subset) []candidate {
+func localEndpoints(h *Host, e *Exporter, p mesh.Port, part *rule.Subset) []candidate {
 	own, ok := e.Local.Port(p.Number)
 	if !ok || e.Backends == nil {
 		return nil
 	}
 	out := make([]candidate, 0, len(e.Backends.Instances))
 	for _, w := range e.Backends.Instances {
-		port := w.TargetPort(own)
-		if !w.Serves(port) || !w.Address.IsValid() || !inSubset(part, e.Cluster, w.Labels) {
+		port, at := w.TargetPort(own), mesh.Locality{Region: e.Region, Zone: w.Zone}
+		if !w.Serves(port) || !w.Address.IsValid() || !inSubset(part, e.Cluster, at, w.Labels) {
 			continue
 		}
 		out = append(out, candidate{
 			from:     e,
-			locality: mesh.Locality{Region: e.Region, Zone: w.Zone},
+			locality: at,
 			cluster:  e.Cluster,
 			endpoint: lbEndpoint(socketAddress(w.Address.String(), port), "", 1),
 		})
@@ -146,12 +147,13 @@ func localEndpoints(h *Host, e *Exporter, p mesh.Port, part *mesh.Subset) []cand
 
 // slotEndpoints addresses each slot of a remote service by an internal listener: an endpoint, a server name and an
 // HTTP/2 connection of its own.
-func slotEndpoints(h *Host, e *Exporter, p mesh.Port, part *mesh.Subset) []candidate {
+func slotEndpoints(h *Host, e *Exporter, p mesh.Port, part *rule.Subset) []candidate {
 	slots := slices.Clone(e.Remote.Slots)
 	slices.SortFunc(slots, func(a, b mesh.Slot) int { return cmp.Compare(a.Index, b.Index) })
 	out := make([]candidate, 0, len(slots))
 	for _, slot := range slots {
-		if slot.Healthy == 0 || slices.Contains(slot.Down, p.Number) || !inSubset(part, e.Cluster, slot.Labels) {
+		at := mesh.Locality{Region: e.Region, Zone: slot.Zone}
+		if slot.Healthy == 0 || slices.Contains(slot.Down, p.Number) || !inSubset(part, e.Cluster, at, slot.Labels) {
 			continue
 		}
 		address := &corev3.Address{Address: &corev3.Address_EnvoyInternalAddress{EnvoyInternalAddress: &corev3.EnvoyInternalAddress{
@@ -161,7 +163,7 @@ func slotEndpoints(h *Host, e *Exporter, p mesh.Port, part *mesh.Subset) []candi
 		weight := min(slot.Healthy, maxWeight)
 		out = append(out, candidate{
 			from:     e,
-			locality: mesh.Locality{Region: e.Region, Zone: slot.Zone},
+			locality: at,
 			cluster:  e.Cluster,
 			endpoint: lbEndpoint(address, mesh.SlotSNI(slot.Index, p.Number, "", h.Name), weight),
 		})
@@ -182,21 +184,9 @@ func lbEndpoint(address *corev3.Address, hostname string, weight uint32) *endpoi
 	}
 }
 
-// inSubset tells whether an endpoint of a cluster with these labels belongs to a subset; nil is the whole host.
-func inSubset(part *mesh.Subset, c mesh.ClusterName, labels map[string]string) bool {
-	if part == nil {
-		return true
-	}
-	for k, want := range part.Labels {
-		got := labels[k]
-		if k == mesh.LabelCluster {
-			got = string(c)
-		}
-		if got != want {
-			return false
-		}
-	}
-	return true
+// inSubset tells whether an endpoint belongs to a subset; nil is the whole host.
+func inSubset(part *rule.Subset, c mesh.ClusterName, at mesh.Locality, labels map[string]string) bool {
+	return part == nil || part.Selects(c, at, labels)
 }
 
 // noSpill makes a priority carry all its traffic while one of its endpoints answers, in percent: Envoy's own 140 sends

@@ -6,10 +6,6 @@ import "isthmus.dev/isthmus/mesh"
 const (
 	InboundListener  = inboundListener
 	OutboundListener = outboundListener
-	UnreachedHeader  = unreachedHeader
-	AnswerHeader     = answerHeader
-
-	DefaultConnectTimeout = defaultConnectTimeout
 )
 
 // CallersOf are who may call a port of these services: any member but refused, or clusters.

@@ -15,6 +15,7 @@ import (
 	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 
 	"isthmus.dev/isthmus/mesh"
+	"isthmus.dev/isthmus/rule/resilience"
 	"isthmus.dev/isthmus/xds"
 )
 
@@ -74,14 +75,11 @@ func (v *view) gatewayListener(m *mesh.Member, ports []uint32, tcp bool) *listen
 	return l
 }
 
-// speakingTimeout ends connections on which nothing is said, where both ends say something more often: control planes
-// each second, sidecars by their keep-alive for HTTP/2, which follows the connect time-out. It is needed for strangers:
-// after the other end has closed, Envoy keeps a connection until the client closes it too (measured), and a stranger
-// never does.
-const speakingTimeout = time.Minute
-
+// speaking ends connections on which nothing is said, where both ends say something more often: control planes each second,
+// sidecars by their keepalive for HTTP/2, which follows the connect time-out. It is needed for strangers: after the other
+// end has closed, Envoy keeps a connection until the client closes it too (measured), and a stranger never does.
 func speaking(t *tcpproxyv3.TcpProxy) *tcpproxyv3.TcpProxy {
-	t.IdleTimeout = duration(speakingTimeout)
+	t.IdleTimeout = duration(resilience.SpeakingTimeout)
 	return t
 }
 
@@ -96,6 +94,9 @@ func slotsChain(name string, protocols []string, proxy *tcpproxyv3.TcpProxy) *li
 		},
 	}
 }
+
+// gatewayConnectionLife bounds connections through a gateway; sidecars end theirs before (resilience.ConnectionLife).
+const gatewayConnectionLife = time.Hour
 
 func slotProxy() *tcpproxyv3.TcpProxy {
 	t := tcpTo("slots", blackHole)
@@ -116,7 +117,7 @@ func tlsInspector() *listenerv3.ListenerFilter {
 // federationCluster is the control plane's own endpoint on the gateway port.
 func federationCluster(socket string) *clusterv3.Cluster {
 	c := emptyCluster(federation)
-	c.CircuitBreakers = circuitBreakers(nil)
+	c.CircuitBreakers = resilience.Breakers()
 	if socket != "" {
 		c.LoadAssignment.Endpoints = []*endpointv3.LocalityLbEndpoints{{LbEndpoints: []*endpointv3.LbEndpoint{{
 			HostIdentifier: &endpointv3.LbEndpoint_Endpoint{Endpoint: &endpointv3.Endpoint{
@@ -134,8 +135,8 @@ func SlotCluster(service mesh.ServiceName, slot uint32, p mesh.Port) xds.Resourc
 		Name:                 name,
 		ClusterDiscoveryType: &clusterv3.Cluster_Type{Type: clusterv3.Cluster_EDS},
 		EdsClusterConfig:     &clusterv3.Cluster_EdsClusterConfig{EdsConfig: ads()},
-		ConnectTimeout:       duration(defaultConnectTimeout),
-		CircuitBreakers:      circuitBreakers(nil),
+		ConnectTimeout:       duration(resilience.ConnectTimeout),
+		CircuitBreakers:      resilience.Breakers(),
 		CommonLbConfig:       &clusterv3.Cluster_CommonLbConfig{HealthyPanicThreshold: &typev3.Percent{}},
 	})
 }

@@ -32,6 +32,7 @@ import (
 	grpcmeta "google.golang.org/grpc/metadata"
 
 	"isthmus.dev/isthmus/mesh"
+	"isthmus.dev/isthmus/rule/resilience"
 	"isthmus.dev/isthmus/xds"
 )
 
@@ -380,11 +381,10 @@ func (l *lab) httpApp(name string) (addr string, stop func()) {
 		l.hits[name]++
 		l.mu.Unlock()
 		if r.URL.Query().Get("forge") != "" {
-			w.Header().Set(UnreachedHeader, "1")
+			w.Header().Set(resilience.UnreachedHeader, "1")
 			w.WriteHeader(500)
 		}
 		if r.URL.Query().Get("status") == "503" {
-			w.Header().Set(AnswerHeader, "503/1") // a forgery: it must not buy another try
 			w.WriteHeader(503)
 		}
 		_ = json.NewEncoder(w).Encode(answer{Instance: name, XFCC: r.Header.Get("X-Forwarded-Client-Cert"), Method: r.Method})
@@ -450,7 +450,7 @@ func (l *lab) calls(addr string, n int) (by map[string]int, failed []string) {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		_, err := healthpb.NewHealthClient(conn).Check(ctx, &healthpb.HealthCheckRequest{}, grpc.Header(&header))
 		cancel()
-		if err != nil || len(header.Get(UnreachedHeader)) > 0 {
+		if err != nil || len(header.Get(resilience.UnreachedHeader)) > 0 {
 			failed = append(failed, fmt.Sprint(err, header))
 			continue
 		}
@@ -477,7 +477,7 @@ func (l *lab) load(addr, method string, n int) (by map[string]int, failed []stri
 		err = json.Unmarshal(body, &a)
 		resp.Body.Close()
 		slowest = max(slowest, time.Since(start))
-		if resp.StatusCode != 200 || err != nil || resp.Header.Get(UnreachedHeader) != "" {
+		if resp.StatusCode != 200 || err != nil || resp.Header.Get(resilience.UnreachedHeader) != "" {
 			failed = append(failed, fmt.Sprintf("%s %v %.200s", resp.Status, resp.Header, body))
 			continue
 		}

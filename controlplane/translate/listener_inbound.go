@@ -24,6 +24,8 @@ import (
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"isthmus.dev/isthmus/mesh"
+	"isthmus.dev/isthmus/rule"
+	"isthmus.dev/isthmus/rule/resilience"
 	"isthmus.dev/isthmus/xds"
 )
 
@@ -164,9 +166,9 @@ func inboundHTTP(p *appPort) []*listenerv3.Filter {
 	m.ForwardClientCertDetails = hcmv3.HttpConnectionManager_SANITIZE_SET
 	m.SetCurrentClientCertDetails = &hcmv3.HttpConnectionManager_SetCurrentClientCertDetails{Uri: true}
 	m.LocalReplyConfig = &hcmv3.LocalReplyConfig{Mappers: []*hcmv3.ResponseMapper{
-		marked(flagged("UF"), unreachedHeader), // could not connect
-		marked(flagged("UC"), cutHeader),       // the connection ended under the request
-		marked(refused(), unreachedHeader),     // the caller does not know yet what is exported to it: others may serve it
+		marked(flagged("UF"), resilience.UnreachedHeader), // could not connect
+		marked(flagged("UC"), resilience.CutHeader),       // the connection ended under the request
+		marked(refused(), resilience.UnreachedHeader),     // the caller does not know yet what is exported to it: others may serve it
 	}}
 	m.HttpFilters = []*hcmv3.HttpFilter{
 		httpFilter(setStateFilter, &httpstatev3.Config{OnRequestHeaders: setPeer()}),
@@ -225,11 +227,11 @@ func (v *view) inboundRoutes(p *appPort, c callers) *routev3.RouteConfiguration 
 // HTTP/1.1 accordingly.
 func (p *appPort) routes() []*routev3.Route {
 	first := p.protocols()[0]
-	fallback := appRoute("default", anyPath(), p.name(first))
+	fallback := appRoute("default", rule.AnyPath(), p.name(first))
 	if first == mesh.GRPC || len(p.services[mesh.GRPC]) == 0 {
 		return []*routev3.Route{fallback}
 	}
-	grpc := anyPath()
+	grpc := rule.AnyPath()
 	grpc.Grpc = &routev3.RouteMatch_GrpcRouteMatchOptions{}
 	return []*routev3.Route{appRoute("grpc", grpc, p.name(mesh.GRPC)), fallback}
 }
@@ -244,11 +246,7 @@ func appRoute(name string, match *routev3.RouteMatch, cluster string) *routev3.R
 			// An idle connection that the application closes at that very moment: nothing was sent yet.
 			RetryPolicy: &routev3.RetryPolicy{RetryOn: "reset-before-request", NumRetries: u32(1)},
 		}},
-		ResponseHeadersToRemove: []string{unreachedHeader, cutHeader},
-		ResponseHeadersToAdd: []*corev3.HeaderValueOption{{
-			Header:       &corev3.HeaderValue{Key: answerHeader, Value: answerFormat},
-			AppendAction: corev3.HeaderValueOption_OVERWRITE_IF_EXISTS_OR_ADD,
-		}},
+		ResponseHeadersToRemove: []string{resilience.UnreachedHeader, resilience.CutHeader},
 	}
 }
 
@@ -271,8 +269,8 @@ func appCluster(w *mesh.Workload, p *appPort, protocol mesh.Protocol) *clusterv3
 		Name:                 name,
 		AltStatName:          mesh.InboundStatName(p.number),
 		ClusterDiscoveryType: &clusterv3.Cluster_Type{Type: clusterv3.Cluster_STATIC},
-		ConnectTimeout:       duration(defaultConnectTimeout),
-		CircuitBreakers:      circuitBreakers(nil),
+		ConnectTimeout:       duration(resilience.ConnectTimeout),
+		CircuitBreakers:      resilience.Breakers(),
 		UpstreamBindConfig:   inboundBind(),
 		LoadAssignment: &endpointv3.ClusterLoadAssignment{ClusterName: name, Endpoints: []*endpointv3.LocalityLbEndpoints{{
 			LbEndpoints: []*endpointv3.LbEndpoint{{HostIdentifier: &endpointv3.LbEndpoint_Endpoint{
@@ -289,7 +287,7 @@ func appCluster(w *mesh.Workload, p *appPort, protocol mesh.Protocol) *clusterv3
 	if protocol == mesh.GRPC {
 		explicit.ProtocolConfig = &httpv3.HttpProtocolOptions_ExplicitHttpConfig_Http2ProtocolOptions{Http2ProtocolOptions: &corev3.Http2ProtocolOptions{}}
 	}
-	c.TypedExtensionProtocolOptions = map[string]*anypb.Any{httpOptions: pack(&httpv3.HttpProtocolOptions{
+	c.TypedExtensionProtocolOptions = map[string]*anypb.Any{resilience.HTTPOptions: pack(&httpv3.HttpProtocolOptions{
 		UpstreamProtocolOptions: &httpv3.HttpProtocolOptions_ExplicitHttpConfig_{ExplicitHttpConfig: explicit},
 	})}
 	return c

@@ -2,6 +2,7 @@ package translate
 
 import (
 	"net/netip"
+	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
@@ -12,6 +13,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"isthmus.dev/isthmus/mesh"
+	"isthmus.dev/isthmus/rule"
 	"isthmus.dev/isthmus/xds"
 )
 
@@ -19,6 +21,14 @@ import (
 const (
 	OutboundPort = 15001
 	InboundPort  = 15006
+)
+
+const (
+	// connectAttempts of a TCP connection, each to an endpoint picked anew. There is no memory of the endpoints tried,
+	// so one failure ejects, and the pauses between attempts let the ejection take effect.
+	connectAttempts  = 6
+	connectBackoff   = 20 * time.Millisecond
+	connectBackoffTo = 200 * time.Millisecond
 )
 
 // vipPrefix is the range of virtual addresses: allocate.Prefix.
@@ -48,7 +58,7 @@ func catchAll() *listenerv3.Listener {
 
 // Listener is that of one virtual address and port. Nothing is sniffed, so a server may speak first. It changes only when
 // the protocol does, or a rule for TCP: routes come by RDS.
-func Listener(h *Host, p mesh.Port, rules Rules, find Lookup) xds.Resource {
+func Listener(h *Host, p mesh.Port, rules rule.Effective, find Lookup) xds.Resource {
 	name := ListenerName(h.VIP, p.Number)
 	f := filter("envoy.filters.network.tcp_proxy", outboundTCP(h, p, rules, find))
 	if p.Protocol.IsHTTP() {
@@ -93,27 +103,27 @@ func router() *hcmv3.HttpFilter {
 }
 
 // outboundTCP follows the TCP routes of the rule in force; by default everything goes to the host itself.
-func outboundTCP(h *Host, p mesh.Port, rules Rules, find Lookup) *tcpproxyv3.TcpProxy {
+func outboundTCP(h *Host, p mesh.Port, rules rule.Effective, find Lookup) *tcpproxyv3.TcpProxy {
 	t := tcpTo(mesh.StatName(p.Number, "", h.Name), ClusterName(p.Number, "", h.Name))
 	t.MaxConnectAttempts = u32(connectAttempts)
 	t.BackoffOptions = &corev3.BackoffStrategy{BaseInterval: duration(connectBackoff), MaxInterval: duration(connectBackoffTo)}
-	if rules.Virtual == nil {
+	if rules.Traffic == nil {
 		return t
 	}
-	for _, r := range rules.Virtual.TCP {
+	for i := range rules.Traffic.TCP {
+		r := &rules.Traffic.TCP[i]
 		if r.Port != 0 && r.Port != p.Number {
 			continue
 		}
-		targets := targets(h, p, r.Destinations, rules, find)
-		switch {
-		case len(targets) == 0:
+		switch to := ResolveAll(h, p, r.Targets, rules, find); len(to) {
+		case 0:
 			t.ClusterSpecifier = &tcpproxyv3.TcpProxy_Cluster{Cluster: blackHole}
-		case len(targets) == 1:
-			t.ClusterSpecifier = &tcpproxyv3.TcpProxy_Cluster{Cluster: targets[0].cluster}
+		case 1:
+			t.ClusterSpecifier = &tcpproxyv3.TcpProxy_Cluster{Cluster: to[0].Cluster}
 		default:
 			w := &tcpproxyv3.TcpProxy_WeightedCluster{}
-			for _, target := range targets {
-				w.Clusters = append(w.Clusters, &tcpproxyv3.TcpProxy_WeightedCluster_ClusterWeight{Name: target.cluster, Weight: target.weight})
+			for _, target := range to {
+				w.Clusters = append(w.Clusters, &tcpproxyv3.TcpProxy_WeightedCluster_ClusterWeight{Name: target.Cluster, Weight: target.Weight})
 			}
 			t.ClusterSpecifier = &tcpproxyv3.TcpProxy_WeightedClusters{WeightedClusters: w}
 		}

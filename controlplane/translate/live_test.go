@@ -13,6 +13,7 @@ import (
 
 	"isthmus.dev/isthmus/controlplane/allocate"
 	"isthmus.dev/isthmus/mesh"
+	"isthmus.dev/isthmus/rule/resilience"
 )
 
 // TestLive drives real Envoys of three clusters: the client is in east; reviews is served by west's two pods and by
@@ -69,7 +70,7 @@ func (l *lab) answers(t *testing.T, web, raw, rpc string) {
 		resp.Body.Close()
 		l.mu.Lock()
 		defer l.mu.Unlock()
-		if got := total(l.hits) - before; got != 1 || resp.StatusCode != 500 || resp.Header.Get(UnreachedHeader) != "" {
+		if got := total(l.hits) - before; got != 1 || resp.StatusCode != 500 || resp.Header.Get(resilience.UnreachedHeader) != "" {
 			t.Errorf("the POST reached %d applications, want 1; answer %s %v", got, resp.Status, resp.Header)
 		}
 	})

@@ -3,6 +3,7 @@ package translate
 import (
 	"fmt"
 	"net/netip"
+	"strconv"
 	"strings"
 
 	"isthmus.dev/isthmus/mesh"
@@ -20,14 +21,16 @@ const (
 
 // ClusterName is the Envoy cluster of a host's port and subset, in Istio's form.
 func ClusterName(port uint32, subset string, h mesh.Host) string {
-	return fmt.Sprintf("outbound|%d|%s|%s", port, subset, h)
+	return "outbound|" + strconv.FormatUint(uint64(port), 10) + "|" + subset + "|" + string(h)
 }
 
 // InboundName is the Envoy cluster and the route configuration of an application's port.
 func InboundName(port uint32) string { return fmt.Sprintf("inbound|%d||", port) }
 
 // RouteName is the route configuration of a host's port.
-func RouteName(h mesh.Host, port uint32) string { return fmt.Sprintf("%s:%d", h, port) }
+func RouteName(h mesh.Host, port uint32) string {
+	return string(h) + ":" + strconv.FormatUint(uint64(port), 10)
+}
 
 // ListenerName is the listener of a virtual address and port, in Istio's form.
 func ListenerName(vip netip.Addr, port uint32) string { return fmt.Sprintf("%s_%d", vip, port) }

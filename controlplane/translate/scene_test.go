@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"testing"
 
 	"google.golang.org/protobuf/proto"
 
@@ -13,6 +14,7 @@ import (
 	"isthmus.dev/isthmus/controlplane/translate/build"
 	"isthmus.dev/isthmus/controlplane/world"
 	"isthmus.dev/isthmus/mesh"
+	"isthmus.dev/isthmus/rule"
 	"isthmus.dev/isthmus/xds"
 )
 
@@ -29,9 +31,8 @@ type scene struct {
 
 // sceneConfig is its configuration.
 type sceneConfig struct {
-	Services         map[mesh.ServiceName]*mesh.Service
-	VirtualServices  []*mesh.VirtualService
-	DestinationRules []*mesh.DestinationRule
+	Services map[mesh.ServiceName]*mesh.Service
+	Rules    []*rule.Object
 }
 
 func (s *scene) updates() []mesh.Update {
@@ -47,11 +48,8 @@ func (s *scene) updates() []mesh.Update {
 			out = append(out, mesh.SetObject{Name: mesh.ObjectName{Kind: config.KindServiceExport, Namespace: name.Namespace, Name: name.Name}, Value: service.Export})
 		}
 	}
-	for _, rule := range s.Config.VirtualServices {
-		out = append(out, mesh.SetObject{Name: rule.Object, Value: rule})
-	}
-	for _, rule := range s.Config.DestinationRules {
-		out = append(out, mesh.SetObject{Name: rule.Object, Value: rule})
+	for _, r := range s.Config.Rules {
+		out = append(out, mesh.SetObject{Name: r.Name, Value: r})
 	}
 	for _, w := range s.Workloads {
 		out = append(out, mesh.SetWorkload{Workload: w})
@@ -66,6 +64,20 @@ func (s *scene) updates() []mesh.Update {
 }
 
 func (s *scene) snapshot() *world.Snapshot { return world.Folded{}.Apply(s.updates()...).Snapshot() }
+
+// compiled are the rules of documents that have no error.
+func compiled(t testing.TB, documents string) []*rule.Object {
+	t.Helper()
+	objects, findings := config.Decode([]config.File{{Name: "rules.yaml", Data: []byte(documents)}}, "shop")
+	if config.HasError(findings) {
+		t.Fatalf("rules: %+v", findings)
+	}
+	var out []*rule.Object
+	for _, o := range objects {
+		out = append(out, o.Value.(*rule.Object))
+	}
+	return out
+}
 
 // Generate gives the whole configuration of one proxy.
 func Generate(s *scene, p mesh.ProxyID, o Options) xds.State {

@@ -8,8 +8,11 @@ import (
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
 
 	"isthmus.dev/isthmus/mesh"
+	"isthmus.dev/isthmus/rule"
 	"isthmus.dev/isthmus/xds"
 )
 
@@ -117,18 +120,71 @@ func combined(secret string, sans []*tlsv3.SubjectAltNameMatcher) *tlsv3.CommonT
 	}
 }
 
-// upstreamContext is mTLS to a sidecar that has one of the identities. It asks for no server name yet.
-func upstreamContext(identities []string, http bool) *tlsv3.UpstreamTlsContext {
+// tlsSocket is Envoy's transport socket for TLS.
+const tlsSocket = "envoy.transport_sockets.tls"
+
+// Numbers of the fields that are filled in when a transport socket is linked, and what does not depend on the peer.
+var (
+	socket   = struct{ name, config fieldNumber }{number(&corev3.TransportSocket{}, "name"), number(&corev3.TransportSocket{}, "typed_config")}
+	packed   = struct{ url, value fieldNumber }{number(&anypb.Any{}, "type_url"), number(&anypb.Any{}, "value")}
+	upstream = struct{ common, sni fieldNumber }{number(&tlsv3.UpstreamTlsContext{}, "common_tls_context"), number(&tlsv3.UpstreamTlsContext{}, "sni")}
+	combine  = number(&tlsv3.CommonTlsContext{}, "combined_validation_context")
+	verify   = number(&tlsv3.CommonTlsContext_CombinedCertificateValidationContext{}, "default_validation_context")
+	sanList  = number(&tlsv3.CertificateValidationContext{}, "match_typed_subject_alt_names")
+	matcher  = number(&tlsv3.SubjectAltNameMatcher{}, "matcher")
+	same     = number(&matcherv3.StringMatcher{}, "exact")
+
+	uriName     = rule.Encode(&tlsv3.SubjectAltNameMatcher{SanType: tlsv3.SubjectAltNameMatcher_URI})
+	byAnchor    = rule.Encode(&tlsv3.CommonTlsContext_CombinedCertificateValidationContext{ValidationContextSdsSecretConfig: sds(AnchorSecret)})
+	commonHTTP  = rule.Encode(commonContext(true))
+	commonTCP   = rule.Encode(commonContext(false))
+	noSessions  = rule.Encode(&tlsv3.UpstreamTlsContext{MaxSessionKeys: u32(0)})
+	hostAsSNI   = rule.Encode(&tlsv3.UpstreamTlsContext{MaxSessionKeys: u32(0), AutoHostSni: true})
+	upstreamURL = "type.googleapis.com/" + string(proto.MessageName(&tlsv3.UpstreamTlsContext{}))
+)
+
+// upstreamSocket appends a transport socket that is mTLS to a sidecar with one of the identities. It asks for the server
+// name, or for that of the endpoint where it is empty.
+func (l *linker) upstreamSocket(identities []string, http bool, sni string) {
+	common, rest := commonTCP, noSessions
+	if http {
+		common = commonHTTP
+	}
+	if sni == "" {
+		rest = hostAsSNI
+	}
+	l.text(socket.name, tlsSocket)
+	config := l.open(socket.config)
+	l.text(packed.url, upstreamURL)
+	context := l.open(packed.value)
+	at := l.open(upstream.common)
+	l.fragment(common)
+	combined := l.open(combine)
+	own := l.open(verify)
 	if len(identities) == 0 {
-		identities = []string{nobody}
+		l.identity(nobody)
 	}
-	var sans []*tlsv3.SubjectAltNameMatcher
 	for _, id := range identities {
-		sans = append(sans, uriMatcher(exact(id)))
+		l.identity(id)
 	}
-	common := commonContext(http)
-	common.ValidationContextType = combined(AnchorSecret, sans)
-	return &tlsv3.UpstreamTlsContext{CommonTlsContext: common, MaxSessionKeys: u32(0)}
+	l.close(own)
+	l.fragment(byAnchor)
+	l.close(combined)
+	l.close(at)
+	l.text(upstream.sni, sni)
+	l.fragment(rest)
+	l.close(context)
+	l.close(config)
+}
+
+// identity appends a matcher of exactly this URI.
+func (l *linker) identity(id string) {
+	at := l.open(sanList)
+	l.fragment(uriName)
+	exactly := l.open(matcher)
+	l.text(same, id)
+	l.close(exactly)
+	l.close(at)
 }
 
 // downstreamContext demands a client certificate and resumes no session: a resumed one would let an expired

@@ -5,10 +5,11 @@
 // undefined subset, a route to nothing) becomes a 503 with a route name that says why, because a rejected configuration
 // would freeze the whole proxy. One file a resource kind:
 //
-//	host.go                   a host as all of these see it; whose rules are in force
+//	host.go                   a host as all of these see it; whose rules are in force for it is package rule's to say
+//	link.go, wire.go          what the targets of rules are; how fragments become resources
 //	cluster.go, endpoint.go   CDS and EDS of a sidecar's outbound side
 //	listener_outbound.go      a listener for each virtual address and port
-//	route.go, match.go        RDS of the outbound side; resilience.go its retries and the clusters' health
+//	route.go                  RDS of the outbound side
 //	egress.go                 internal listeners towards the gateways of other clusters
 //	listener_inbound.go       the inbound listener and the clusters of the application; rbac.go who may call
 //	gateway.go                the whole of an east-west gateway
@@ -29,6 +30,8 @@ import (
 type Options struct {
 	// FederationSocket is the path of the Unix socket to which gateways hand the federation's own traffic.
 	FederationSocket string
+	// RootNamespace is the one whose policies are for callers of every namespace (Istio's rootNamespace).
+	RootNamespace string
 }
 
 // Resources are resources of one proxy or of many, by type URL.

@@ -8,15 +8,13 @@ import (
 
 	"isthmus.dev/isthmus/internal/pmap"
 	"isthmus.dev/isthmus/mesh"
+	"isthmus.dev/isthmus/rule"
 )
 
 // state is everything the owner knows: what it publishes, and what it needs to keep the indexes of that at the cost of a
 // change. It is a value: fold makes a new one and shares what did not change.
 type state struct {
 	Snapshot
-	// objects are the objects of the configuration as they were compiled, said their own findings.
-	objects pmap.Map[mesh.ObjectName, any]
-	said    pmap.Map[mesh.ObjectName, []mesh.Finding]
 	// services and workloads are filed by label.
 	services  labels[mesh.ServiceName]
 	workloads labels[mesh.WorkloadName]
@@ -64,16 +62,14 @@ type folding struct {
 	vips       *pmap.Edit[mesh.Host, netip.Addr]
 	placements *pmap.Edit[mesh.ServiceName, mesh.Placement]
 	zones      *pmap.Edit[string, int]
-	rules      *pmap.Edit[mesh.Host, mesh.HostRules]
+	rules      *pmap.Edit[mesh.Host, rule.Set]
 	services   filing[mesh.ServiceName]
 	workloads  filing[mesh.WorkloadName]
 
-	// What is to be joined anew: services that changed, or whose backends may have; workloads; names of the clusterset;
-	// objects with other findings.
+	// What is to be joined anew: services that changed, or whose backends may have; workloads; names of the clusterset.
 	redefined, touched map[mesh.ServiceName]bool
 	moved              map[mesh.WorkloadName]bool
 	imported           map[mesh.ServiceName]bool
-	examined           map[mesh.ObjectName]bool
 	trust, remote      bool
 	most               int // of names of the clusterset to be merged; 0: all
 }
@@ -81,11 +77,11 @@ type folding struct {
 func newFolding(s state) *folding {
 	return &folding{
 		old: s, state: s,
-		objects: s.objects.Edit(), said: s.said.Edit(), instances: s.Workloads.Edit(), vips: s.VIPs.Edit(),
+		objects: s.Objects.Edit(), said: s.Findings.Edit(), instances: s.Workloads.Edit(), vips: s.VIPs.Edit(),
 		placements: s.Placements.Edit(), zones: s.zones.Edit(), rules: s.Rules.Edit(),
 		services: filing[mesh.ServiceName]{labels: s.services}, workloads: filing[mesh.WorkloadName]{labels: s.workloads},
 		redefined: map[mesh.ServiceName]bool{}, touched: map[mesh.ServiceName]bool{}, moved: map[mesh.WorkloadName]bool{},
-		imported: map[mesh.ServiceName]bool{}, examined: map[mesh.ObjectName]bool{},
+		imported: map[mesh.ServiceName]bool{},
 	}
 }
 
@@ -137,10 +133,8 @@ func (f *folding) apply(u mesh.Update) {
 func (f *folding) setObject(u mesh.SetObject) {
 	if old, ok := f.said.Get(u.Name); len(u.Findings) == 0 && ok {
 		f.said.Drop(u.Name)
-		f.examined[u.Name] = true
 	} else if len(u.Findings) > 0 && !(ok && reflect.DeepEqual(*old, u.Findings)) {
 		f.said.Put(u.Name, &u.Findings)
-		f.examined[u.Name] = true
 	}
 	var old any
 	if o, ok := f.objects.Get(u.Name); ok {
@@ -158,12 +152,8 @@ func (f *folding) setObject(u mesh.SetObject) {
 		switch v := value.(type) {
 		case *mesh.Service, *mesh.Export:
 			f.redefined[mesh.ServiceName{Namespace: u.Name.Namespace, Name: u.Name.Name}] = true
-		case *mesh.VirtualService:
-			for _, host := range v.Hosts {
-				f.setRule(host, u.Name, u.Value)
-			}
-		case *mesh.DestinationRule:
-			f.setRule(v.Host, u.Name, u.Value)
+		case *rule.Object:
+			f.setRule(v, u.Value)
 		}
 	}
 }
@@ -271,50 +261,71 @@ func (f *folding) setSlots(u mesh.SetSlots) {
 	}
 }
 
-// setRule puts an object in the place of the one of its name among the rules of a host; nil takes it away.
-func (f *folding) setRule(host mesh.Host, name mesh.ObjectName, value any) {
-	var rules mesh.HostRules
+// setRule puts what an object means now, which may be nothing, in the place of what it said among the rules of every host
+// that either governs. Object is the one or the other.
+func (f *folding) setRule(object *rule.Object, now any) {
+	next, _ := now.(*rule.Object)
+	for _, host := range named(object) {
+		f.govern(host, host, object.Name, next)
+		if service, set, ok := mesh.ParseHost(host); ok {
+			if !set {
+				f.govern(service.ClusterSetHost(), host, object.Name, next)
+			}
+			f.touched[service] = true // the labels that travel with its slots are those of subsets
+		}
+	}
+}
+
+// named are the hosts that an object has rules for.
+func named(o *rule.Object) []mesh.Host {
+	switch {
+	case o.Traffic != nil:
+		return o.Traffic.Hosts
+	case o.Policy != nil:
+		return []mesh.Host{o.Policy.Host}
+	}
+	return nil
+}
+
+// govern files what an object says under the name of a host among the rules of a host that it governs; next is nil for
+// nothing.
+func (f *folding) govern(host, under mesh.Host, name mesh.ObjectName, next *rule.Object) {
+	var rules rule.Set
 	if old, ok := f.rules.Get(host); ok {
 		rules = *old
 	}
-	switch v := value.(type) {
-	case *mesh.VirtualService:
-		keep := v
-		if !slices.Contains(v.Hosts, host) {
-			keep = nil
-		}
-		rules.VirtualServices = put(rules.VirtualServices, name, keep, func(r *mesh.VirtualService) mesh.ObjectName { return r.Object })
-	case *mesh.DestinationRule:
-		keep := v
-		if v.Host != host {
-			keep = nil
-		}
-		rules.DestinationRules = put(rules.DestinationRules, name, keep, func(r *mesh.DestinationRule) mesh.ObjectName { return r.Object })
-	case nil:
-		rules.VirtualServices = put(rules.VirtualServices, name, nil, func(r *mesh.VirtualService) mesh.ObjectName { return r.Object })
-		rules.DestinationRules = put(rules.DestinationRules, name, nil, func(r *mesh.DestinationRule) mesh.ObjectName { return r.Object })
+	var traffic *rule.Traffic
+	var policy *rule.Policy
+	if next != nil && next.Traffic != nil && slices.Contains(next.Traffic.Hosts, under) {
+		traffic = next.Traffic
 	}
-	if len(rules.VirtualServices)+len(rules.DestinationRules) == 0 {
+	if next != nil && next.Policy != nil && next.Policy.Host == under {
+		policy = next.Policy
+	}
+	rules.Traffic = put(rules.Traffic, name, under, traffic, func(t *rule.Traffic) mesh.ObjectName { return t.Object })
+	rules.Policies = put(rules.Policies, name, under, policy, func(p *rule.Policy) mesh.ObjectName { return p.Object })
+	if rules.Empty() {
 		f.rules.Drop(host)
 	} else {
 		f.rules.Put(host, &rules)
 	}
-	if service, _, ok := mesh.ParseHost(host); ok {
-		f.touched[service] = true // the labels that travel with its slots are those of subsets
-	}
 }
 
-// put gives a copy of list with the rule of that name replaced, or taken out if it is nil; ordered by namespace and name.
-func put[R any](list []*R, name mesh.ObjectName, rule *R, nameOf func(*R) mesh.ObjectName) []*R {
-	out := make([]*R, 0, len(list)+1)
-	for _, r := range list {
-		if nameOf(r) != name {
-			out = append(out, r)
+// put gives a copy of list with what the object of that name says under a host replaced, or taken out if it is nil; ordered
+// by namespace and name.
+func put[R any](list []rule.Written[R], name mesh.ObjectName, under mesh.Host, r *R, nameOf func(*R) mesh.ObjectName) []rule.Written[R] {
+	out := make([]rule.Written[R], 0, len(list)+1)
+	for _, w := range list {
+		if nameOf(w.Rule) != name || w.Under != under {
+			out = append(out, w)
 		}
 	}
-	if rule != nil {
-		at, _ := slices.BinarySearchFunc(out, name, func(r *R, n mesh.ObjectName) int { return compareObjects(nameOf(r), n) })
-		out = slices.Insert(out, at, rule)
+	if r != nil {
+		at, _ := slices.BinarySearchFunc(out, name, func(w rule.Written[R], n mesh.ObjectName) int { return compareObjects(nameOf(w.Rule), n) })
+		out = slices.Insert(out, at, rule.Written[R]{Under: under, Rule: r})
+	}
+	if len(out) == 0 {
+		return nil
 	}
 	return out
 }

@@ -14,6 +14,7 @@ import (
 
 	"isthmus.dev/isthmus/internal/pmap"
 	"isthmus.dev/isthmus/mesh"
+	"isthmus.dev/isthmus/rule"
 )
 
 var (
@@ -75,7 +76,7 @@ func sections(a, b *Snapshot) []string {
 		name string
 		same bool
 	}{
-		{"services", a.Services.Same(b.Services)}, {"workloads", a.Workloads.Same(b.Workloads)}, {"backends", a.Backends.Same(b.Backends)},
+		{"objects", a.Objects.Same(b.Objects)}, {"services", a.Services.Same(b.Services)}, {"workloads", a.Workloads.Same(b.Workloads)}, {"backends", a.Backends.Same(b.Backends)},
 		{"serving", a.Serving.Same(b.Serving)}, {"imports", a.Imports.Same(b.Imports)}, {"rules", a.Rules.Same(b.Rules)},
 		{"findings", a.Findings.Same(b.Findings)}, {"zones", slices.Equal(a.Zones, b.Zones)}, {"trust", a.Trust == b.Trust},
 		{"vips", a.VIPs.Same(b.VIPs)}, {"placements", a.Placements.Same(b.Placements)},
@@ -93,7 +94,8 @@ func TestFold(t *testing.T) {
 	moved, relabelled, elsewhere := instance("ratings-1", "10.0.0.9"), instance("ratings-1", "10.0.0.1"), instance("ratings-1", "10.0.0.1")
 	relabelled.Labels = map[string]string{"app": "other"}
 	elsewhere.Zone = "eu-b"
-	rule := &mesh.VirtualService{Object: mesh.ObjectName{Kind: "VirtualService", Namespace: "shop", Name: "r"}, Hosts: []mesh.Host{ratings.LocalHost()}}
+	object := mesh.ObjectName{Kind: "VirtualService", Namespace: "shop", Name: "r"}
+	routes := &rule.Object{Name: object, Traffic: &rule.Traffic{Origin: rule.Origin{Object: object}, Hosts: []mesh.Host{ratings.LocalHost()}}}
 	start, _ := fold(state{}, 0, append(allSynced(), setService(ratings, map[string]string{"app": "ratings"}), setExport(ratings, &mesh.Export{}),
 		mesh.SetWorkload{Workload: instance("ratings-1", "10.0.0.1")}, remote("west", ratings), trust("east", "west"),
 		mesh.SetVIPs{VIPs: map[mesh.Host]netip.Addr{"a": netip.MustParseAddr("240.240.0.1")}})...)
@@ -103,11 +105,11 @@ func TestFold(t *testing.T) {
 		changes []string
 	}{
 		{"the same object is no change", setService(ratings, map[string]string{"app": "ratings"}), nil},
-		{"another selector", setService(ratings, map[string]string{"app": "x"}), []string{"services", "backends", "serving", "imports"}},
-		{"no export any more", setExport(ratings, nil), []string{"services", "serving", "imports"}},
-		{"a rule", mesh.SetObject{Name: rule.Object, Value: rule}, []string{"rules"}},
-		{"a finding", mesh.SetObject{Name: rule.Object, Findings: []mesh.Finding{{Code: "x"}}}, []string{"findings"}},
-		{"an export without a service", setExport(mesh.ServiceName{Namespace: "shop", Name: "none"}, &mesh.Export{}), []string{"findings"}},
+		{"another selector", setService(ratings, map[string]string{"app": "x"}), []string{"objects", "services", "backends", "serving", "imports"}},
+		{"no export any more", setExport(ratings, nil), []string{"objects", "services", "serving", "imports"}},
+		{"a rule", mesh.SetObject{Name: object, Value: routes}, []string{"objects", "rules"}},
+		{"a finding", mesh.SetObject{Name: object, Findings: []mesh.Finding{{Code: "x"}}}, []string{"findings"}},
+		{"an export without a service", setExport(mesh.ServiceName{Namespace: "shop", Name: "none"}, &mesh.Export{}), []string{"objects"}},
 		{"the same workload is no change", mesh.SetWorkload{Workload: instance("ratings-1", "10.0.0.1")}, nil},
 		{"a workload that moved", mesh.SetWorkload{Workload: moved}, []string{"workloads", "backends"}},
 		{"a workload behind nothing", mesh.SetWorkload{Workload: relabelled}, []string{"workloads", "backends", "serving"}},
@@ -181,7 +183,7 @@ type plain struct {
 	Backends  map[mesh.ServiceName]mesh.Backends
 	Serving   map[mesh.WorkloadName][]mesh.ServiceName
 	Imports   map[mesh.ServiceName]mesh.Import
-	Rules     map[mesh.Host]mesh.HostRules
+	Rules     map[mesh.Host]rule.Set
 	Findings  map[mesh.ObjectName][]mesh.Finding
 	Zones     []string
 }
@@ -293,5 +295,8 @@ func anyUpdate(t *rapid.T) mesh.Update {
 	if rapid.Bool().Draw(t, "delete") {
 		return mesh.SetObject{Name: name}
 	}
-	return mesh.SetObject{Name: name, Value: &mesh.DestinationRule{Object: name, Host: service.LocalHost(), Subsets: []mesh.Subset{{Name: "s", Labels: labels.Draw(t, "subset")}}}}
+	return mesh.SetObject{Name: name, Value: &rule.Object{Name: name, Policy: &rule.Policy{
+		Origin: rule.Origin{Object: name}, Host: rapid.SampledFrom([]mesh.Host{service.LocalHost(), service.ClusterSetHost()}).Draw(t, "host"),
+		Subsets: []rule.Subset{{Subset: mesh.Subset{Name: "s", Labels: labels.Draw(t, "subset")}}},
+	}}}
 }

@@ -55,7 +55,6 @@ func (f *folding) joinImports() map[mesh.ServiceName]bool {
 		default:
 			continue
 		}
-		f.examined[exportObject(name)] = true
 	}
 	s.Imports = imports.Map()
 	s.unmerged = behind.Map().With(nil, slices.Collect(maps.Keys(done))...)

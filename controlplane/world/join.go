@@ -2,7 +2,6 @@ package world
 
 import (
 	"cmp"
-	"fmt"
 	"reflect"
 	"slices"
 
@@ -14,14 +13,13 @@ import (
 // finish joins what the updates have changed: each index is computed here and nowhere else.
 func (f *folding) finish() (state, bool) {
 	s := &f.state
-	s.objects, s.said, s.Workloads, s.VIPs, s.Placements = f.objects.Map(), f.said.Map(), f.instances.Map(), f.vips.Map(), f.placements.Map()
+	s.Objects, s.Findings, s.Workloads, s.VIPs, s.Placements = f.objects.Map(), f.said.Map(), f.instances.Map(), f.vips.Map(), f.placements.Map()
 	s.Rules = f.rules.Map()
 	f.define()
 	s.services, s.workloads = f.services.close(), f.workloads.close()
 	f.joinBackends()
 	f.joinServing()
 	f.joinLingering(f.touched, f.joinImports())
-	f.joinFindings()
 	if zones := f.zones.Map(); !zones.Same(s.zones) {
 		s.zones = zones
 		if names := slices.Sorted(zones.Keys()); !slices.Equal(names, s.Zones) {
@@ -51,7 +49,7 @@ func identity(trust, last *mesh.Trust) *mesh.Trust {
 // changed tells whether a reader of the snapshot has something new to see. When a peer was last heard of is no news.
 func (f *folding) changed() bool {
 	a, b := &f.old.Snapshot, &f.state.Snapshot
-	same := a.Services.Same(b.Services) && a.Workloads.Same(b.Workloads) && a.Backends.Same(b.Backends) && a.Serving.Same(b.Serving) &&
+	same := a.Objects.Same(b.Objects) && a.Services.Same(b.Services) && a.Workloads.Same(b.Workloads) && a.Backends.Same(b.Backends) && a.Serving.Same(b.Serving) &&
 		a.Imports.Same(b.Imports) && a.Lingering.Same(b.Lingering) && a.Rules.Same(b.Rules) && a.Findings.Same(b.Findings) && a.VIPs.Same(b.VIPs) &&
 		a.Placements.Same(b.Placements) && slices.Equal(a.Zones, b.Zones) && a.Ready == b.Ready
 	return !same || f.trust
@@ -64,7 +62,6 @@ func (f *folding) define() {
 		old, _ := services.Get(name)
 		service, export := f.declared(name)
 		f.touched[name], f.imported[name] = true, true
-		f.examined[exportObject(name)] = true
 		if service == nil {
 			services.Drop(name)
 		} else {
@@ -81,10 +78,10 @@ func (f *folding) define() {
 
 // declared are a service and its export as their objects say.
 func (f *folding) declared(name mesh.ServiceName) (service *mesh.Service, export *mesh.Export) {
-	if o := f.state.objects.At(mesh.ObjectName{Kind: config.KindService, Namespace: name.Namespace, Name: name.Name}); o != nil {
+	if o := f.state.Objects.At(mesh.ObjectName{Kind: config.KindService, Namespace: name.Namespace, Name: name.Name}); o != nil {
 		service, _ = (*o).(*mesh.Service)
 	}
-	if o := f.state.objects.At(exportObject(name)); o != nil {
+	if o := f.state.Objects.At(exportObject(name)); o != nil {
 		export, _ = (*o).(*mesh.Export)
 	}
 	return service, export
@@ -187,13 +184,15 @@ func (s *state) behind(service *mesh.Service) *mesh.Backends {
 
 // SubsetKeys are the labels by which subsets of a service select: those that travel with its slots.
 func SubsetKeys(s *Snapshot, name mesh.ServiceName) []string {
-	var rules []*mesh.DestinationRule
-	for _, host := range []mesh.Host{name.LocalHost(), name.ClusterSetHost()} {
-		if of := s.Rules.At(host); of != nil {
-			rules = append(rules, of.DestinationRules...)
+	var subsets []mesh.Subset
+	if of := s.Rules.At(name.ClusterSetHost()); of != nil {
+		for _, w := range of.Policies {
+			for i := range w.Rule.Subsets {
+				subsets = append(subsets, w.Rule.Subsets[i].Subset)
+			}
 		}
 	}
-	return allocate.Keys(rules...)
+	return allocate.Keys(subsets...)
 }
 
 func sameBackends(a, b *mesh.Backends) bool {
@@ -226,55 +225,6 @@ func (f *folding) joinServing() {
 		}
 	}
 	s.Serving = serving.Map()
-}
-
-// joinFindings gives objects what is wrong with them alone and among others.
-func (f *folding) joinFindings() {
-	s := &f.state
-	findings := s.Findings.Edit()
-	for object := range f.examined {
-		var all []mesh.Finding
-		if own := s.said.At(object); own != nil {
-			all = append(all, *own...)
-		}
-		if object.Kind == config.KindServiceExport {
-			all = append(all, s.exportFindings(mesh.ServiceName{Namespace: object.Namespace, Name: object.Name})...)
-		}
-		if old, had := findings.Get(object); len(all) == 0 {
-			findings.Drop(object)
-		} else if !had || !reflect.DeepEqual(*old, all) {
-			findings.Put(object, &all)
-		}
-	}
-	s.Findings = findings.Map()
-}
-
-// exportFindings are those about an export that show only beside its service and the exports of others.
-func (s *state) exportFindings(name mesh.ServiceName) []mesh.Finding {
-	object := exportObject(name)
-	if s.objects.At(object) == nil {
-		return nil
-	}
-	if s.Services.At(name) == nil {
-		return []mesh.Finding{config.NoService(name)}
-	}
-	merged := s.Imports.At(name)
-	if merged == nil || s.Trust == nil {
-		return nil
-	}
-	var out []mesh.Finding
-	for _, c := range merged.Conflicts {
-		if c.Cluster != s.Trust.Self && merged.Owner != s.Trust.Self {
-			continue
-		}
-		out = append(out, mesh.Finding{
-			Code: config.CodeConflict, Level: mesh.LevelWarning, Object: object.String(), Path: "metadata.name",
-			Message: fmt.Sprintf("port %d of %s is %s in cluster %q and %s in cluster %q, which decides: %q gets no requests for it",
-				c.Port, name, c.Protocol, c.Cluster, c.OwnerProtocol, merged.Owner, c.Cluster),
-			Fix: fmt.Sprintf("give port %d the same protocol in both clusters, or another number", c.Port),
-		})
-	}
-	return out
 }
 
 func compareServices(a, b mesh.ServiceName) int {

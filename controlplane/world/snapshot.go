@@ -1,12 +1,11 @@
 package world
 
 import (
-	"cmp"
 	"net/netip"
-	"slices"
 
 	"isthmus.dev/isthmus/internal/pmap"
 	"isthmus.dev/isthmus/mesh"
+	"isthmus.dev/isthmus/rule"
 )
 
 // Snapshot is the whole state of one control plane at one moment, with its indexes: what several readers would each work
@@ -24,9 +23,11 @@ type Snapshot struct {
 	Imports pmap.Map[mesh.ServiceName, mesh.Import]
 	// Lingering are the servers that have just gone, of each service that has any.
 	Lingering pmap.Map[mesh.ServiceName, mesh.Lingering]
-	// Rules are this cluster's, by each host they name.
-	Rules pmap.Map[mesh.Host, mesh.HostRules]
-	// Findings are those about each object alone, and those that show only among others (an export without a service).
+	// Rules are this cluster's, by each host they may govern: of a service's clusterset name those for its local one too.
+	Rules pmap.Map[mesh.Host, rule.Set]
+	// Objects are the objects of the configuration as they were compiled: see [mesh.SetObject].
+	Objects pmap.Map[mesh.ObjectName, any]
+	// Findings are those about each object alone; what shows only among others is package analyze's to find.
 	Findings pmap.Map[mesh.ObjectName, []mesh.Finding]
 	// Zones are those that workloads are in, sorted.
 	Zones []string
@@ -51,16 +52,4 @@ func (s *Snapshot) VIP(h mesh.Host) netip.Addr {
 		return *a
 	}
 	return netip.Addr{}
-}
-
-// AllFindings are those of all objects, by object.
-func (s *Snapshot) AllFindings() []mesh.Finding {
-	var out []mesh.Finding
-	for _, of := range s.Findings.All() {
-		out = append(out, *of...)
-	}
-	slices.SortStableFunc(out, func(a, b mesh.Finding) int {
-		return cmp.Or(cmp.Compare(a.Object, b.Object), cmp.Compare(a.Path, b.Path))
-	})
-	return out
 }

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"math/bits"
 	"slices"
-	"strings"
 
 	"isthmus.dev/isthmus/mesh"
 )
@@ -103,26 +102,13 @@ func partsOf(s *mesh.ExportedService, of mesh.ClusterName, subsets []mesh.Subset
 	for i := range subsets {
 		part := uint64(0)
 		for k := range s.Slots {
-			if inSubset(&subsets[i], of, s.Slots[k].Labels) {
+			if subsets[i].Selects(of, mesh.Locality{Zone: s.Slots[k].Zone}, s.Slots[k].Labels) {
 				part |= 1 << k
 			}
 		}
 		parts = append(parts, part)
 	}
 	return parts
-}
-
-func inSubset(subset *mesh.Subset, of mesh.ClusterName, labels map[string]string) bool {
-	for key, want := range subset.Labels {
-		got := labels[key]
-		if key == mesh.LabelCluster {
-			got = string(of)
-		}
-		if got != want {
-			return false
-		}
-	}
-	return true
 }
 
 // serving gives the slots that are not down on a port.
@@ -181,17 +167,6 @@ func reduce(s *mesh.ExportedService, of mesh.ClusterName, subsets []mesh.Subset)
 		}
 	}
 	return &reduced
-}
-
-// subsetsOf gives the subsets that rules make, by name. Rules of one host are merged, so a name counts once.
-func subsetsOf(rules []*mesh.DestinationRule) []mesh.Subset {
-	var out []mesh.Subset
-	for _, r := range rules {
-		out = append(out, r.Subsets...)
-	}
-	byName := func(a, b mesh.Subset) int { return strings.Compare(a.Name, b.Name) }
-	slices.SortStableFunc(out, byName)
-	return slices.CompactFunc(out, func(a, b mesh.Subset) bool { return a.Name == b.Name })
 }
 
 // fixBudget is what an operator of the exporter can do.

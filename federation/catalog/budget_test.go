@@ -12,6 +12,7 @@ import (
 
 	"isthmus.dev/isthmus/internal/pmap"
 	"isthmus.dev/isthmus/mesh"
+	"isthmus.dev/isthmus/rule"
 )
 
 // TestJudge: nothing beyond the limit, no more taken than has to be, the same whatever the order.
@@ -92,7 +93,7 @@ func TestReduce(t *testing.T) {
 		}
 		answers := func(s *mesh.ExportedService, port uint32, of mesh.Subset) bool {
 			return slices.ContainsFunc(s.Slots, func(k mesh.Slot) bool {
-				return k.Healthy > 0 && !slices.Contains(k.Down, port) && inSubset(&of, west, k.Labels)
+				return k.Healthy > 0 && !slices.Contains(k.Down, port) && of.Selects(west, mesh.Locality{}, k.Labels)
 			})
 		}
 		for _, port := range numbers {
@@ -154,8 +155,8 @@ func TestAmplification(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.reason, func(t *testing.T) {
 			w := newWorld(t)
-			w.from.Producer = func(_ mesh.ClusterName, s *mesh.ExportedService) *mesh.ProducerRules {
-				return &mesh.ProducerRules{DestinationRules: []*mesh.DestinationRule{{Subsets: tt.subsets}}}
+			w.from.Producer = func(mesh.ClusterName, *mesh.ExportedService) *rule.Producer {
+				return &rule.Producer{Policies: []*rule.Policy{policies("shop", nil, tt.subsets...).Policies[0].Rule}}
 			}
 			var services []*mesh.ExportedService
 			for i := range tt.services {
@@ -238,15 +239,13 @@ func TestBothSidesReckonAlike(t *testing.T) {
 				s.Ports = append(s.Ports, mesh.Port{Name: fmt.Sprintf("p%d", n), Number: uint32(n + 1), Protocol: mesh.TCP})
 				b.Slots = append(b.Slots, mesh.SlotPods{Slot: drawSlot(t, uint32(n), 1)})
 			}
-			subsets[name] = drawSubsets(t)
+			subsets[name] = rule.SubsetsOf([]*rule.Policy{policies("shop", nil, drawSubsets(t)...).Policies[0].Rule})
 			v.Services, v.Backends = put(v.Services, name, s), put(v.Backends, name, b)
-			v.Rules = put(v.Rules, name.LocalHost(), &mesh.HostRules{DestinationRules: []*mesh.DestinationRule{
-				{Object: mesh.ObjectName{Namespace: "shop"}, Subsets: subsets[name], Source: []byte("{}")},
-			}})
+			v.Rules = put(v.Rules, name.ClusterSetHost(), policies("shop", []byte("{}"), subsets[name]...))
 		}
 		from := w.from
-		from.Producer = func(_ mesh.ClusterName, s *mesh.ExportedService) *mesh.ProducerRules {
-			return &mesh.ProducerRules{DestinationRules: []*mesh.DestinationRule{{Subsets: subsets[s.Name]}}}
+		from.Producer = func(_ mesh.ClusterName, s *mesh.ExportedService) *rule.Producer {
+			return &rule.Producer{Policies: []*rule.Policy{policies("shop", nil, subsets[s.Name]...).Policies[0].Rule}}
 		}
 		e := From(v)
 		signed, err := Sign(w.draft(1, 1), e, w.signer)

@@ -23,14 +23,15 @@ import (
 
 	pb "isthmus.dev/isthmus/api/catalogue"
 	"isthmus.dev/isthmus/mesh"
+	"isthmus.dev/isthmus/rule"
 )
 
 // Work counts what was computed.
-type Work struct{ Encoded, Hashed, Signed, Decoded int }
+type Work struct{ Encoded, Hashed, Signed, Decoded, Compiled int }
 
 // Add gives the sum.
 func (w Work) Add(o Work) Work {
-	return Work{w.Encoded + o.Encoded, w.Hashed + o.Hashed, w.Signed + o.Signed, w.Decoded + o.Decoded}
+	return Work{w.Encoded + o.Encoded, w.Hashed + o.Hashed, w.Signed + o.Signed, w.Decoded + o.Decoded, w.Compiled + o.Compiled}
 }
 
 // Holding is a catalogue that was signed here or whose signature and hashes were checked. It is immutable.
@@ -63,6 +64,8 @@ type entry struct {
 	// service is the decoded form; nil: left out, see finding.
 	service *mesh.ExportedService
 	finding mesh.Finding
+	// rules came along with it, compiled; nil: none, or one's own.
+	rules *rule.Producer
 	// subsets and cost are reckoned with by [Judge].
 	subsets []mesh.Subset
 	cost    Cost

@@ -8,6 +8,7 @@ import (
 
 	"isthmus.dev/isthmus/internal/pmap"
 	"isthmus.dev/isthmus/mesh"
+	"isthmus.dev/isthmus/rule"
 )
 
 // View is all that an export is made from.
@@ -16,7 +17,7 @@ type View struct {
 	Trust    *mesh.Trust
 	Services pmap.Map[mesh.ServiceName, mesh.Service]
 	Backends pmap.Map[mesh.ServiceName, mesh.Backends]
-	Rules    pmap.Map[mesh.Host, mesh.HostRules]
+	Rules    pmap.Map[mesh.Host, rule.Set]
 	// Known is what was announced before; see [Exports.Known].
 	Known pmap.Map[mesh.ServiceName, Known]
 }

@@ -11,6 +11,7 @@ import (
 
 	"isthmus.dev/isthmus/internal/pmap"
 	"isthmus.dev/isthmus/mesh"
+	"isthmus.dev/isthmus/rule"
 )
 
 func named(ns, n string) mesh.ServiceName { return mesh.ServiceName{Namespace: ns, Name: n} }
@@ -54,12 +55,25 @@ func exporting(n, pods int) View {
 	return v
 }
 
+func from(ns, name string) rule.Origin {
+	return rule.Origin{Object: mesh.ObjectName{Namespace: ns, Name: name}}
+}
+
+// policies are the rules of a host: one policy with these subsets.
+func policies(ns string, source []byte, subsets ...mesh.Subset) *rule.Set {
+	p := &rule.Policy{Origin: from(ns, "d"), Source: source}
+	for _, s := range subsets {
+		p.Subsets = append(p.Subsets, rule.Subset{Subset: s})
+	}
+	return &rule.Set{Policies: []rule.Written[rule.Policy]{{Rule: p}}}
+}
+
 func TestExport(t *testing.T) {
-	vs := func(ns, name string, hosts ...mesh.Host) *mesh.VirtualService {
-		return &mesh.VirtualService{Object: mesh.ObjectName{Namespace: ns, Name: name}, Hosts: hosts, Source: []byte(ns + "/" + name)}
+	vs := func(ns, name string) *rule.Traffic {
+		return &rule.Traffic{Origin: from(ns, name), Source: []byte(ns + "/" + name)}
 	}
 	reviews := named("shop", "reviews")
-	both := vs("shop", "both", reviews.LocalHost(), reviews.ClusterSetHost())
+	both := vs("shop", "both")
 	v := View{
 		Trust: trustOf("shop"),
 		Services: pmap.From(map[mesh.ServiceName]*mesh.Service{
@@ -74,11 +88,13 @@ func TestExport(t *testing.T) {
 				{Slot: mesh.Slot{Index: 1, Healthy: 1, Total: 1, Down: []uint32{80}}}, {Slot: mesh.Slot{Index: 0, Healthy: 1, Total: 1}},
 			}},
 		}),
-		Rules: pmap.From(map[mesh.Host]*mesh.HostRules{
-			reviews.LocalHost(): {VirtualServices: []*mesh.VirtualService{vs("bank", "foreign", reviews.LocalHost()), both, vs("shop", "a", reviews.LocalHost())}},
+		Rules: pmap.From(map[mesh.Host]*rule.Set{
 			reviews.ClusterSetHost(): {
-				VirtualServices:  []*mesh.VirtualService{both},
-				DestinationRules: []*mesh.DestinationRule{{Object: mesh.ObjectName{Namespace: "shop", Name: "d"}, Source: []byte("d")}},
+				Traffic: []rule.Written[rule.Traffic]{
+					{Under: reviews.LocalHost(), Rule: vs("bank", "foreign")}, {Under: reviews.LocalHost(), Rule: vs("shop", "a")},
+					{Under: reviews.LocalHost(), Rule: both}, {Under: reviews.ClusterSetHost(), Rule: both},
+				},
+				Policies: []rule.Written[rule.Policy]{{Under: reviews.ClusterSetHost(), Rule: &rule.Policy{Origin: from("shop", "d"), Source: []byte("d")}}},
 			},
 		}),
 		Known: pmap.From(map[mesh.ServiceName]*Known{named("shop", "empty"): {Identities: []string{"shop/last"}, Served: true}}),
@@ -214,9 +230,7 @@ func TestExportFitsOneMessage(t *testing.T) {
 	w, v := newWorld(t), exporting(300, 1)
 	rules := v.Rules.Edit()
 	for name := range v.Services.Keys() {
-		rules.Put(name.LocalHost(), &mesh.HostRules{DestinationRules: []*mesh.DestinationRule{
-			{Object: mesh.ObjectName{Namespace: "shop"}, Source: make([]byte, MaxRouteBytes)},
-		}})
+		rules.Put(name.ClusterSetHost(), policies("shop", make([]byte, MaxRouteBytes)))
 	}
 	v.Rules = rules.Map()
 	e := From(v)
@@ -273,13 +287,7 @@ func drawView(t *rapid.T, from View) View {
 			}
 			v.Backends = put(v.Backends, name, b)
 		case 2:
-			host := name.LocalHost()
-			if rapid.Bool().Draw(t, "clusterset") {
-				host = name.ClusterSetHost()
-			}
-			v.Rules = put(v.Rules, host, &mesh.HostRules{DestinationRules: []*mesh.DestinationRule{
-				{Object: mesh.ObjectName{Namespace: ns, Name: "d"}, Subsets: drawSubsets(t), Source: []byte(string(host))},
-			}})
+			v.Rules = put(v.Rules, name.ClusterSetHost(), policies(ns, []byte(rapid.SampledFrom([]string{"a", "b"}).Draw(t, "source")), drawSubsets(t)...))
 		case 3:
 			v.Known = put(v.Known, name, &Known{Served: rapid.Bool().Draw(t, "served"), Identities: []string{ns + "/known"}})
 		}

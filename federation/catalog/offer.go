@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"isthmus.dev/isthmus/mesh"
+	"isthmus.dev/isthmus/rule"
 )
 
 // offerOf is one service as it would be announced; nil if it has no export. It is pure: all it reads of v is what
@@ -23,17 +24,17 @@ func offerOf(self *mesh.Member, name mesh.ServiceName, v View) *offer {
 		}}
 	}
 	e := announced(service, v.Backends.At(name), v.Known.At(name))
-	rules := rulesOf(name, v)
-	for _, r := range rules.VirtualServices {
-		e.VirtualServices = append(e.VirtualServices, r.Source)
+	traffic, policies := rulesOf(name, v)
+	for _, t := range traffic {
+		e.VirtualServices = append(e.VirtualServices, t.Source)
 	}
-	for _, r := range rules.DestinationRules {
-		e.DestinationRules = append(e.DestinationRules, r.Source)
+	for _, p := range policies {
+		e.DestinationRules = append(e.DestinationRules, p.Source)
 	}
 	if err := validate(e); err != nil {
 		return &offer{name: name, refused: invalid(name, fmt.Errorf("encode service %s: %w", name, err))}
 	}
-	subsets := subsetsOf(rules.DestinationRules)
+	subsets := rule.SubsetsOf(policies)
 	return &offer{name: name, service: e, subsets: subsets, cost: cost(e, self.Name, subsets)}
 }
 
@@ -71,30 +72,25 @@ func announced(service *mesh.Service, backends *mesh.Backends, known *Known) *me
 	return e
 }
 
-// rulesOf are the rules that travel with a service: a producer speaks for its own namespace only. The importer restricts
-// what they may say.
-func rulesOf(name mesh.ServiceName, v View) mesh.HostRules {
-	var out mesh.HostRules
-	for _, host := range []mesh.Host{name.LocalHost(), name.ClusterSetHost()} {
-		rules := v.Rules.At(host)
-		if rules == nil {
-			continue
-		}
-		for _, r := range rules.VirtualServices {
-			// One that names both hosts travels once.
-			if r.Object.Namespace == name.Namespace && len(r.Source) > 0 && !slices.Contains(out.VirtualServices, r) {
-				out.VirtualServices = append(out.VirtualServices, r)
-			}
-		}
-		for _, r := range rules.DestinationRules {
-			if r.Object.Namespace == name.Namespace && len(r.Source) > 0 {
-				out.DestinationRules = append(out.DestinationRules, r)
-			}
+// rulesOf are the rules that travel with a service, by name: a producer speaks for its own namespace only. The importer
+// restricts what they may say.
+func rulesOf(name mesh.ServiceName, v View) (traffic []*rule.Traffic, policies []*rule.Policy) {
+	rules := v.Rules.At(name.ClusterSetHost())
+	if rules == nil {
+		return nil, nil
+	}
+	for _, w := range rules.Traffic {
+		// One that names both hosts travels once.
+		if w.Rule.Object.Namespace == name.Namespace && len(w.Rule.Source) > 0 && !slices.Contains(traffic, w.Rule) {
+			traffic = append(traffic, w.Rule)
 		}
 	}
-	slices.SortStableFunc(out.VirtualServices, func(a, b *mesh.VirtualService) int { return cmp.Compare(a.Object.Name, b.Object.Name) })
-	slices.SortStableFunc(out.DestinationRules, func(a, b *mesh.DestinationRule) int { return cmp.Compare(a.Object.Name, b.Object.Name) })
-	return out
+	for _, w := range rules.Policies {
+		if w.Rule.Object.Namespace == name.Namespace && len(w.Rule.Source) > 0 {
+			policies = append(policies, w.Rule)
+		}
+	}
+	return traffic, policies
 }
 
 // Reckon says what exporting one more service would come to, before it is done: what would be found then that is not

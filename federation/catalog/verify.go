@@ -1,17 +1,20 @@
 package catalog
 
 import (
+	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"slices"
 
 	"google.golang.org/protobuf/proto"
 
 	pb "isthmus.dev/isthmus/api/catalogue"
 	"isthmus.dev/isthmus/internal/pmap"
 	"isthmus.dev/isthmus/mesh"
+	"isthmus.dev/isthmus/rule"
 	"isthmus.dev/isthmus/trust/anchor"
 )
 
@@ -36,9 +39,9 @@ type Exporter struct {
 	Member     *mesh.Member
 	// Verifier is the receiver's present one: the signer has to chain to a local anchor and be meant for signing.
 	Verifier *anchor.Verifier
-	// Producer parses and restricts the rules that travel with a service, once for each service that came otherwise than
-	// it was held. Nil: they are not looked at.
-	Producer func(mesh.ClusterName, *mesh.ExportedService) *mesh.ProducerRules
+	// Producer compiles and restricts the rules that travel with a service, once for each service whose rules are not those
+	// that are held. Nil: they are not looked at.
+	Producer func(mesh.ClusterName, *mesh.ExportedService) *rule.Producer
 }
 
 // Verify checks a whole catalogue and gives it in usable form. Have is what the receiver holds of that cluster, or
@@ -113,24 +116,27 @@ func verify(signed *pb.SignedManifest, from Exporter, have *Holding, fetch fetch
 		if i > 0 && !h.entries[i-1].name.Less(want.name) {
 			return nil, errors.New("manifest is not sorted or names a service twice")
 		}
-		var old *entry
-		if at, ok := find(held, want.name); ok && held[at].hash == want.hash {
-			old, want.encoded = held[at], held[at].encoded
+		var old, before *entry
+		if at, ok := find(held, want.name); ok {
+			before = held[at]
+		}
+		if before != nil && before.hash == want.hash {
+			old, want.encoded = before, before.encoded
 		} else if want.encoded, err = fetch(i, want, &h.Work); err != nil {
 			return nil, err
 		}
 		if size += len(want.encoded); size > MaxBytes {
 			return nil, fmt.Errorf("services have more than %d bytes", MaxBytes)
 		}
-		h.entries[i] = read(want, old, from, &h.Work)
+		h.entries[i] = read(want, old, before, from, &h.Work)
 	}
 	h.use(from.Member.Name, have)
 	return h, nil
 }
 
 // read decodes one service whose hash is right, or says why it is left out. Old is the same service as it is held; nil
-// if it is not.
-func read(e entry, old *entry, from Exporter, work *Work) *entry {
+// if it is not. Before is the one of that name that is held.
+func read(e entry, old, before *entry, from Exporter, work *Work) *entry {
 	const notGranted = "import_not_granted"
 	member := from.Member
 	if !member.Grants(e.name.Namespace) {
@@ -152,12 +158,28 @@ func read(e entry, old *entry, from Exporter, work *Work) *entry {
 		return &e
 	}
 	if from.Producer != nil && len(s.VirtualServices)+len(s.DestinationRules) > 0 {
-		s.Producer = from.Producer(member.Name, s)
-		e.subsets = subsetsOf(s.Producer.DestinationRules)
+		if before.sameRules(s) {
+			e.rules = before.rules
+		} else {
+			e.rules = from.Producer(member.Name, s)
+			work.Compiled++
+		}
+		s.Producer, e.subsets = e.rules, e.rules.Subsets()
 	}
 	e.service, e.cost = s, cost(s, member.Name, e.subsets)
 	return &e
 }
+
+// sameRules tells whether a service came with the rules that were compiled for the entry.
+func (e *entry) sameRules(s *mesh.ExportedService) bool {
+	return e != nil && e.service != nil && e.rules != nil &&
+		slices.EqualFunc(e.service.VirtualServices, s.VirtualServices, bytes.Equal) &&
+		slices.EqualFunc(e.service.DestinationRules, s.DestinationRules, bytes.Equal)
+}
+
+// Patterns is what the regular expressions of one exporter's rules may come to together, in instructions of their
+// programs (see [rule.Producer]): every proxy holds them, and works on them for every request they may match.
+const Patterns = 20_000
 
 // use judges the services that could be read, and makes the catalogue of those in use. A service that is the same, and
 // judged the same, as in the holding before is the same pointer.
@@ -169,6 +191,7 @@ func (h *Holding) use(of mesh.ClusterName, have *Holding) {
 	h.verdicts = Judge(costs, Products)
 	services := make(map[mesh.ServiceName]*mesh.ExportedService, len(h.entries))
 	h.Catalogue = &mesh.Catalogue{Cluster: of, Version: h.version, Services: services}
+	patterns := 0
 	for i, e := range h.entries {
 		if e.service == nil {
 			h.Findings = append(h.Findings, e.finding)
@@ -187,9 +210,26 @@ func (h *Holding) use(of mesh.ClusterName, have *Holding) {
 		if verdict != Whole {
 			h.Findings = append(h.Findings, overBudget("import", e.cost, verdict, of))
 		}
-		if verdict != LeftOut {
-			services[e.name] = service
+		if verdict == LeftOut {
+			continue
 		}
+		if e.rules != nil && e.rules.Patterns > 0 {
+			if patterns += e.rules.Patterns; patterns > Patterns {
+				plain := *service
+				plain.Producer, service = nil, &plain
+				h.Findings = append(h.Findings, overPatterns(e, of))
+			}
+		}
+		services[e.name] = service
+	}
+}
+
+func overPatterns(e *entry, of mesh.ClusterName) mesh.Finding {
+	return mesh.Finding{
+		Code: "import_patterns", Level: mesh.LevelWarning, Object: "Service " + e.name.String(),
+		Message: fmt.Sprintf("the regular expressions of the rules that cluster %q exports come to more than %d instructions: the rules of this service (%d) are not used",
+			of, Patterns, e.rules.Patterns),
+		Fix: "match by prefix or by whole values where that says the same",
 	}
 }
 

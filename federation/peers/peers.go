@@ -35,6 +35,7 @@ import (
 	"isthmus.dev/isthmus/federation/streams"
 	"isthmus.dev/isthmus/federation/tunnel"
 	"isthmus.dev/isthmus/mesh"
+	"isthmus.dev/isthmus/rule"
 )
 
 // Config of a Core. All functions have to be set.
@@ -52,7 +53,7 @@ type Config struct {
 	// its first state.
 	Send func(ctx context.Context, updates ...mesh.Update) error
 	// Admit parses and restricts the rules that travel with another cluster's service.
-	Admit func(mesh.ClusterName, *mesh.ExportedService) *mesh.ProducerRules
+	Admit func(mesh.ClusterName, *mesh.ExportedService) *rule.Producer
 	Log   *slog.Logger // nil: none
 }
 

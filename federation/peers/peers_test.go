@@ -14,6 +14,7 @@ import (
 	"isthmus.dev/isthmus/federation/membership"
 	"isthmus.dev/isthmus/internal/bell"
 	"isthmus.dev/isthmus/mesh"
+	"isthmus.dev/isthmus/rule"
 )
 
 func contains(s, part string) bool { return strings.Contains(s, part) }
@@ -43,8 +44,8 @@ func start(t *testing.T) *cluster {
 	c.core, err = New(Config{
 		Dir: t.TempDir(), Listen: func(context.Context) (net.Listener, error) { return l, nil },
 		View: c.now, Watch: c.changed.Watch, Send: c.take,
-		Admit: func(of mesh.ClusterName, s *mesh.ExportedService) *mesh.ProducerRules {
-			return &mesh.ProducerRules{Findings: []mesh.Finding{{Code: string(of)}}}
+		Admit: func(of mesh.ClusterName, s *mesh.ExportedService) *rule.Producer {
+			return &rule.Producer{Found: []mesh.Finding{{Code: string(of)}}}
 		},
 	})
 	if err != nil {
@@ -127,8 +128,8 @@ func TestTwoClusters(t *testing.T) {
 		t.Fatal(err)
 	}
 	v := stand(exporting(), 1)
-	v.Rules = v.Rules.With(map[mesh.Host]*mesh.HostRules{reviews.LocalHost(): {DestinationRules: []*mesh.DestinationRule{
-		{Object: mesh.ObjectName{Namespace: "shop"}, Source: []byte("{}")},
+	v.Rules = v.Rules.With(map[mesh.Host]*rule.Set{reviews.ClusterSetHost(): {Policies: []rule.Written[rule.Policy]{
+		{Rule: &rule.Policy{Origin: rule.Origin{Object: mesh.ObjectName{Namespace: "shop"}}, Source: []byte("{}")}},
 	}}})
 	west.export(v)
 	var first *mesh.ExportedService
@@ -138,7 +139,7 @@ func TestTwoClusters(t *testing.T) {
 		}
 		return first != nil
 	})
-	if first.Producer == nil || first.Producer.Findings[0].Code != "west" || !first.Served {
+	if first.Producer == nil || first.Producer.Findings()[0].Code != "west" || !first.Served {
 		t.Errorf("taken over as %+v, want its rules admitted as those of west", first)
 	}
 	west.export(stand(v, 0))

@@ -24,6 +24,7 @@ import (
 	"isthmus.dev/isthmus/federation/tunnel"
 	"isthmus.dev/isthmus/internal/simnet"
 	"isthmus.dev/isthmus/mesh"
+	"isthmus.dev/isthmus/rule"
 	"isthmus.dev/isthmus/trust/anchor"
 )
 
@@ -264,16 +265,18 @@ func (n *node) publish(services ...*mesh.ExportedService) {
 func exporting(self mesh.ClusterName, services ...*mesh.ExportedService) catalog.Exports {
 	v := catalog.View{Trust: &mesh.Trust{Self: self, Members: []mesh.Member{member(self, 0, "*")}}}
 	for _, s := range services {
-		b, rules := &mesh.Backends{Service: s.Name}, &mesh.HostRules{}
+		b, rules := &mesh.Backends{Service: s.Name}, &rule.Set{}
 		for _, k := range s.Slots {
 			b.Slots = append(b.Slots, mesh.SlotPods{Slot: k})
 		}
 		for _, source := range s.VirtualServices {
-			rules.VirtualServices = append(rules.VirtualServices, &mesh.VirtualService{Object: mesh.ObjectName{Namespace: s.Name.Namespace}, Source: source})
+			rules.Traffic = append(rules.Traffic, rule.Written[rule.Traffic]{Rule: &rule.Traffic{
+				Origin: rule.Origin{Object: mesh.ObjectName{Namespace: s.Name.Namespace}}, Source: source,
+			}})
 		}
 		v.Services = v.Services.With(map[mesh.ServiceName]*mesh.Service{s.Name: {Name: s.Name, Ports: s.Ports, Export: &mesh.Export{}}})
 		v.Backends = v.Backends.With(map[mesh.ServiceName]*mesh.Backends{s.Name: b})
-		v.Rules = v.Rules.With(map[mesh.Host]*mesh.HostRules{s.Name.LocalHost(): rules})
+		v.Rules = v.Rules.With(map[mesh.Host]*rule.Set{s.Name.ClusterSetHost(): rules})
 	}
 	return catalog.From(v)
 }

@@ -16,6 +16,7 @@ import (
 	"isthmus.dev/isthmus/federation/catalog"
 	"isthmus.dev/isthmus/internal/foreign"
 	"isthmus.dev/isthmus/mesh"
+	"isthmus.dev/isthmus/rule"
 	"isthmus.dev/isthmus/trust/anchor"
 )
 
@@ -35,7 +36,7 @@ type SubscriberConfig struct {
 	// stream.
 	Documents func(from mesh.ClusterName, chain []*document.Signed) error
 	// Producer is [catalog.Exporter].Producer.
-	Producer func(mesh.ClusterName, *mesh.ExportedService) *mesh.ProducerRules
+	Producer func(mesh.ClusterName, *mesh.ExportedService) *rule.Producer
 	// Reachable, if not nil, is told when a member's stream comes up and when it is lost. It must not wait.
 	Reachable func(member mesh.ClusterName, reachable bool)
 	// StaleAfter is the silence after which a catalogue is marked stale; default [catalog.DefaultStaleAfter].

@@ -9,7 +9,7 @@ import (
 // Pure lists the packages that only decide: no sockets, no processes, no servers. A decision that can be tested
 // without any of them stays testable, and its argument can serve as its cache key.
 var Pure = []string{
-	"mesh", "internal/pmap", "federation/document", "federation/catalog", "federation/clusterset", "config",
+	"mesh", "internal/pmap", "federation/document", "federation/catalog", "federation/clusterset", "config", "rule/...",
 	"controlplane/translate", "controlplane/translate/build", "controlplane/allocate", "controlplane/analyze",
 	"controlplane/inject", "proxy/bootstrap", "trust/anchor", "trust/bundle", "trust/rotation", "xds", "demo/topology",
 	"demo/story/meter",
@@ -23,6 +23,7 @@ var Rooms = [][]string{
 	{"controlplane"},
 	{"federation", "discovery", "proxy", "internal/cli"},
 	{"trust", "config", "xds"},
+	{"rule"},
 	{"mesh", "api"},
 	{"internal"},
 }

@@ -138,7 +138,8 @@ func TestSocketLeftBehind(t *testing.T) {
 func TestEveryCommandExplainsItself(t *testing.T) {
 	paths := []string{"", "apply", "analyze", "get", "delete", "cluster", "cluster init", "cluster token", "cluster token create", "cluster token list",
 		"cluster token revoke", "cluster join", "cluster leave", "cluster list", "cluster status", "service", "service list", "service export", "service unexport",
-		"proxy", "proxy status", "check", "version", "completion"}
+		"proxy", "proxy status", "proxy config", "proxy config cluster", "proxy config listener", "proxy config route", "proxy config endpoint", "proxy config secret",
+		"proxy config bootstrap", "proxy config all", "proxy log", "pc", "pc cluster", "ps", "check", "version", "completion"}
 	for _, path := range paths {
 		out, errs, code := run(t.Context(), append(strings.Fields(path), "--help")...)
 		if code != 0 || errs != "" || !strings.Contains(out, "Usage:") || !strings.Contains(out, "isthmus "+path) {

@@ -62,22 +62,30 @@ func serveFake(socket, log string, cleanup func(func())) error {
 }
 
 func (f *fake) record(ctx context.Context, request any, info *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (any, error) {
-	raw, err := protojson.Marshal(request.(proto.Message))
-	if err != nil {
+	if err := f.note(info.FullMethod[strings.LastIndex(info.FullMethod, ".")+1:], request.(proto.Message)); err != nil {
 		return nil, err
+	}
+	return handle(ctx, request)
+}
+
+// note writes a request down.
+func (f *fake) note(method string, request proto.Message) error {
+	raw, err := protojson.Marshal(request)
+	if err != nil {
+		return err
 	}
 	var body any
 	if err := json.Unmarshal(raw, &body); err != nil { // protojson spaces its output at random
-		return nil, err
+		return err
 	}
 	raw, err = json.Marshal(body)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	f.mu.Lock()
-	fmt.Fprintf(f.log, "%s %s\n", info.FullMethod[strings.LastIndex(info.FullMethod, ".")+1:], raw)
-	f.mu.Unlock()
-	return handle(ctx, request)
+	defer f.mu.Unlock()
+	fmt.Fprintf(f.log, "%s %s\n", method, raw)
+	return nil
 }
 
 var reviews = &admin.Object{ApiVersion: "networking.istio.io/v1", Kind: "VirtualService", Namespace: "shop", Name: "reviews", Version: 7,

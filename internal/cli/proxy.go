@@ -10,9 +10,20 @@ import (
 )
 
 func newProxy(g *Globals) *cobra.Command {
-	c := &cobra.Command{Use: "proxy", Short: "Show the proxies of this cluster"}
-	c.AddCommand(newProxyStatus(g))
+	c := &cobra.Command{Use: "proxy", Short: "Show the proxies of this cluster, and what each Envoy has"}
+	config := newProxyConfig(g, "config")
+	config.Aliases = []string{"pc"}
+	c.AddCommand(newProxyStatus(g, "status"), config, newProxyLog(g))
 	return c
+}
+
+// newProxyShort are the names that people know from istioctl; help shows the long ones.
+func newProxyShort(g *Globals) []*cobra.Command {
+	short := []*cobra.Command{newProxyStatus(g, "ps"), newProxyConfig(g, "pc")}
+	for _, c := range short {
+		c.Hidden = true
+	}
+	return short
 }
 
 // proxyDoc is one proxy of proxy status in JSON.
@@ -35,9 +46,9 @@ type proxyTypeDoc struct {
 	Version string `json:"version"`
 }
 
-func newProxyStatus(g *Globals) *cobra.Command {
+func newProxyStatus(g *Globals, use string) *cobra.Command {
 	return &cobra.Command{
-		Use:   "status",
+		Use:   use,
 		Short: "Show which proxies are connected and whether they took their configuration",
 		Args:  cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {

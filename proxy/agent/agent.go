@@ -17,6 +17,8 @@
 //	health.go    what the proxy and its application are able to do, reported to the control plane
 //	readiness.go   which ports answer (pure)
 //	probe.go       how they are asked
+//	inspect.go   what the control plane asks about Envoy
+//	keyless.go     no private key in an answer
 package agent
 
 import (

@@ -63,6 +63,9 @@ func adsSource() *corev3.ConfigSource {
 	return &corev3.ConfigSource{ResourceApiVersion: corev3.ApiVersion_V3, ConfigSourceSpecifier: &corev3.ConfigSource_Ads{Ads: &corev3.AggregatedConfigSource{}}}
 }
 
+// ticketKey is that of the session tickets of the listener with TLS, 80 bytes as Envoy wants them.
+var ticketKey = []byte(strings.Repeat("ticket key", 8))
+
 func (s scene) listener(name, socket string, secure bool) *listenerv3.Listener {
 	chain := &listenerv3.FilterChain{Filters: []*listenerv3.Filter{{
 		Name: "envoy.filters.network.http_connection_manager",
@@ -74,8 +77,11 @@ func (s scene) listener(name, socket string, secure bool) *listenerv3.Listener {
 		})},
 	}}}
 	if secure {
+		tickets := &tlsv3.DownstreamTlsContext_SessionTicketKeys{SessionTicketKeys: &tlsv3.TlsSessionTicketKeys{Keys: []*corev3.DataSource{
+			{Specifier: &corev3.DataSource_InlineBytes{InlineBytes: ticketKey}},
+		}}}
 		chain.TransportSocket = &corev3.TransportSocket{Name: "envoy.transport_sockets.tls",
-			ConfigType: &corev3.TransportSocket_TypedConfig{TypedConfig: pack(&tlsv3.DownstreamTlsContext{CommonTlsContext: &tlsv3.CommonTlsContext{
+			ConfigType: &corev3.TransportSocket_TypedConfig{TypedConfig: pack(&tlsv3.DownstreamTlsContext{SessionTicketKeysType: tickets, CommonTlsContext: &tlsv3.CommonTlsContext{
 				TlsCertificateSdsSecretConfigs: []*tlsv3.SdsSecretConfig{{Name: ownSecret, SdsConfig: adsSource()}},
 			}})}}
 	}
@@ -261,6 +267,7 @@ func TestLife(t *testing.T) {
 		eventually(t, "changed", answers(s.plain, "/", "200 later"))
 		eventually(t, "up to date", truth(func() bool { h := cp.health.Load(); return cp.synced() && h != nil && len(h.Behind) == 0 }))
 	})
+	t.Run("what its Envoy has is told, but for its keys", func(t *testing.T) { checkInspected(t, cp) })
 	t.Run("what Envoy refuses is shown and stops nothing else", func(t *testing.T) {
 		s.bad, s.answer = true, "v3"
 		cp.set(s.state(t))

@@ -51,10 +51,14 @@ type controlPlane struct {
 	health  atomic.Pointer[workload.HealthReport]
 	speaker atomic.Pointer[string] // name and version that the newest stream gave
 	issued  atomic.Int64
-	mu      sync.Mutex // guards wakes
-	wakes   map[chan struct{}]bool
-	serving *grpc.Server
-	ended   chan error
+	// The newest stream of questions, how many were asked, and the answers of all streams.
+	inspection atomic.Pointer[workloadrpc.Inspection_InspectServer]
+	asked      atomic.Int64
+	answers    chan *workload.Answer
+	mu         sync.Mutex // guards wakes
+	wakes      map[chan struct{}]bool
+	serving    *grpc.Server
+	ended      chan error
 }
 
 // must gives the value or ends the test.
@@ -76,7 +80,7 @@ func newControlPlane(t *testing.T, runDir string) *controlPlane {
 	key := must(ca.NewKey())(t)
 	cert := must(top.NewIntermediate(testDomain, key.Public(), now))(t)
 	c := &controlPlane{
-		t: t, socket: filepath.Join(runDir, "workload.sock"), wakes: map[chan struct{}]bool{}, renewAfter: 6 * time.Hour,
+		t: t, socket: filepath.Join(runDir, "workload.sock"), wakes: map[chan struct{}]bool{}, answers: make(chan *workload.Answer), renewAfter: 6 * time.Hour,
 		intermediate: &ca.Issuer{Certificate: cert, Chain: []*x509.Certificate{cert}, Signer: key},
 	}
 	c.anchorPEM = must(anchor.Make([]*x509.Certificate{top.Certificate}, []mesh.TrustDomain{testDomain}, now))(t)
@@ -115,6 +119,7 @@ func (c *controlPlane) start() {
 	discoveryv3.RegisterAggregatedDiscoveryServiceServer(c.serving, fakeADS{c})
 	workloadrpc.RegisterIdentityServer(c.serving, fakeIdentity{c: c})
 	workloadrpc.RegisterHealthServer(c.serving, fakeHealth{c: c})
+	workloadrpc.RegisterInspectionServer(c.serving, fakeInspection{c: c})
 	c.ended = make(chan error, 1)
 	go func(s *grpc.Server, ended chan error) { ended <- s.Serve(listener) }(c.serving, c.ended)
 }
@@ -253,6 +258,26 @@ func (f fakeHealth) Report(stream grpc.BidiStreamingServer[workload.HealthReport
 			return err
 		}
 		f.c.health.Store(r)
+	}
+}
+
+type fakeInspection struct {
+	workloadrpc.UnimplementedInspectionServer
+	c *controlPlane
+}
+
+func (f fakeInspection) Inspect(stream workloadrpc.Inspection_InspectServer) error {
+	f.c.inspection.Store(&stream)
+	for {
+		a, err := stream.Recv()
+		if err != nil {
+			return err
+		}
+		select {
+		case f.c.answers <- a:
+		case <-stream.Context().Done():
+			return stream.Context().Err()
+		}
 	}
 }
 

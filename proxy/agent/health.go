@@ -172,8 +172,10 @@ func (h *health) reportHealth(ctx context.Context) error {
 	}
 }
 
-// stream reports on one stream until it ends.
+// stream reports on one stream until it ends. Its connection serves the control plane's questions as well.
 func (h *health) stream(ctx context.Context, wait *backoff) error {
+	var inspected sync.WaitGroup
+	defer inspected.Wait()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	conn, err := dial(h.agent.sockets.workload, h.agent.identity.current.Load)
@@ -187,6 +189,7 @@ func (h *health) stream(ctx context.Context, wait *backoff) error {
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- h.answers(ctx, stream) }()
+	inspected.Go(func() { h.agent.inspect(ctx, conn) })
 	changed := h.changed.Watch(ctx)
 	var last *workload.HealthReport
 	for {

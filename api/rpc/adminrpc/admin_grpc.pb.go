@@ -619,6 +619,7 @@ const (
 	Mesh_ListServices_FullMethodName       = "/isthmus.admin.v1.Mesh/ListServices"
 	Mesh_ExportService_FullMethodName      = "/isthmus.admin.v1.Mesh/ExportService"
 	Mesh_ProxyStatus_FullMethodName        = "/isthmus.admin.v1.Mesh/ProxyStatus"
+	Mesh_InspectProxy_FullMethodName       = "/isthmus.admin.v1.Mesh/InspectProxy"
 	Mesh_Check_FullMethodName              = "/isthmus.admin.v1.Mesh/Check"
 	Mesh_RegisterWorkload_FullMethodName   = "/isthmus.admin.v1.Mesh/RegisterWorkload"
 	Mesh_DeregisterWorkload_FullMethodName = "/isthmus.admin.v1.Mesh/DeregisterWorkload"
@@ -633,6 +634,7 @@ type MeshClient interface {
 	ListServices(ctx context.Context, in *admin.ListServicesRequest, opts ...grpc.CallOption) (*admin.ListServicesResponse, error)
 	ExportService(ctx context.Context, in *admin.ExportServiceRequest, opts ...grpc.CallOption) (*admin.ExportServiceResponse, error)
 	ProxyStatus(ctx context.Context, in *admin.ProxyStatusRequest, opts ...grpc.CallOption) (*admin.ProxyStatusResponse, error)
+	InspectProxy(ctx context.Context, in *admin.InspectProxyRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[admin.InspectProxyPart], error)
 	Check(ctx context.Context, in *admin.CheckRequest, opts ...grpc.CallOption) (*admin.CheckResponse, error)
 	RegisterWorkload(ctx context.Context, in *admin.RegisterWorkloadRequest, opts ...grpc.CallOption) (*admin.RegisterWorkloadResponse, error)
 	DeregisterWorkload(ctx context.Context, in *admin.DeregisterWorkloadRequest, opts ...grpc.CallOption) (*admin.DeregisterWorkloadResponse, error)
@@ -676,6 +678,25 @@ func (c *meshClient) ProxyStatus(ctx context.Context, in *admin.ProxyStatusReque
 	return out, nil
 }
 
+func (c *meshClient) InspectProxy(ctx context.Context, in *admin.InspectProxyRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[admin.InspectProxyPart], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Mesh_ServiceDesc.Streams[0], Mesh_InspectProxy_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[admin.InspectProxyRequest, admin.InspectProxyPart]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Mesh_InspectProxyClient = grpc.ServerStreamingClient[admin.InspectProxyPart]
+
 func (c *meshClient) Check(ctx context.Context, in *admin.CheckRequest, opts ...grpc.CallOption) (*admin.CheckResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(admin.CheckResponse)
@@ -715,6 +736,7 @@ type MeshServer interface {
 	ListServices(context.Context, *admin.ListServicesRequest) (*admin.ListServicesResponse, error)
 	ExportService(context.Context, *admin.ExportServiceRequest) (*admin.ExportServiceResponse, error)
 	ProxyStatus(context.Context, *admin.ProxyStatusRequest) (*admin.ProxyStatusResponse, error)
+	InspectProxy(*admin.InspectProxyRequest, grpc.ServerStreamingServer[admin.InspectProxyPart]) error
 	Check(context.Context, *admin.CheckRequest) (*admin.CheckResponse, error)
 	RegisterWorkload(context.Context, *admin.RegisterWorkloadRequest) (*admin.RegisterWorkloadResponse, error)
 	DeregisterWorkload(context.Context, *admin.DeregisterWorkloadRequest) (*admin.DeregisterWorkloadResponse, error)
@@ -736,6 +758,9 @@ func (UnimplementedMeshServer) ExportService(context.Context, *admin.ExportServi
 }
 func (UnimplementedMeshServer) ProxyStatus(context.Context, *admin.ProxyStatusRequest) (*admin.ProxyStatusResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ProxyStatus not implemented")
+}
+func (UnimplementedMeshServer) InspectProxy(*admin.InspectProxyRequest, grpc.ServerStreamingServer[admin.InspectProxyPart]) error {
+	return status.Error(codes.Unimplemented, "method InspectProxy not implemented")
 }
 func (UnimplementedMeshServer) Check(context.Context, *admin.CheckRequest) (*admin.CheckResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Check not implemented")
@@ -820,6 +845,17 @@ func _Mesh_ProxyStatus_Handler(srv interface{}, ctx context.Context, dec func(in
 	}
 	return interceptor(ctx, in, info, handler)
 }
+
+func _Mesh_InspectProxy_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(admin.InspectProxyRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(MeshServer).InspectProxy(m, &grpc.GenericServerStream[admin.InspectProxyRequest, admin.InspectProxyPart]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Mesh_InspectProxyServer = grpc.ServerStreamingServer[admin.InspectProxyPart]
 
 func _Mesh_Check_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(admin.CheckRequest)
@@ -907,6 +943,12 @@ var Mesh_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _Mesh_DeregisterWorkload_Handler,
 		},
 	},
-	Streams:  []grpc.StreamDesc{},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "InspectProxy",
+			Handler:       _Mesh_InspectProxy_Handler,
+			ServerStreams: true,
+		},
+	},
 	Metadata: "api/rpc/adminrpc/admin.proto",
 }

@@ -29,21 +29,28 @@ const file_api_rpc_workloadrpc_workload_proto_rawDesc = "" +
 	"\bIdentity\x12N\n" +
 	"\x05Issue\x12!.isthmus.workload.v1.IssueRequest\x1a\".isthmus.workload.v1.IssueResponse2Y\n" +
 	"\x06Health\x12O\n" +
-	"\x06Report\x12!.isthmus.workload.v1.HealthReport\x1a\x1e.isthmus.workload.v1.HealthAck(\x010\x01B5Z3isthmus.dev/isthmus/api/rpc/workloadrpc;workloadrpcb\x06proto3"
+	"\x06Report\x12!.isthmus.workload.v1.HealthReport\x1a\x1e.isthmus.workload.v1.HealthAck(\x010\x012W\n" +
+	"\n" +
+	"Inspection\x12I\n" +
+	"\aInspect\x12\x1b.isthmus.workload.v1.Answer\x1a\x1d.isthmus.workload.v1.Question(\x010\x01B5Z3isthmus.dev/isthmus/api/rpc/workloadrpc;workloadrpcb\x06proto3"
 
 var file_api_rpc_workloadrpc_workload_proto_goTypes = []any{
 	(*workload.IssueRequest)(nil),  // 0: isthmus.workload.v1.IssueRequest
 	(*workload.HealthReport)(nil),  // 1: isthmus.workload.v1.HealthReport
-	(*workload.IssueResponse)(nil), // 2: isthmus.workload.v1.IssueResponse
-	(*workload.HealthAck)(nil),     // 3: isthmus.workload.v1.HealthAck
+	(*workload.Answer)(nil),        // 2: isthmus.workload.v1.Answer
+	(*workload.IssueResponse)(nil), // 3: isthmus.workload.v1.IssueResponse
+	(*workload.HealthAck)(nil),     // 4: isthmus.workload.v1.HealthAck
+	(*workload.Question)(nil),      // 5: isthmus.workload.v1.Question
 }
 var file_api_rpc_workloadrpc_workload_proto_depIdxs = []int32{
 	0, // 0: isthmus.workload.v1.Identity.Issue:input_type -> isthmus.workload.v1.IssueRequest
 	1, // 1: isthmus.workload.v1.Health.Report:input_type -> isthmus.workload.v1.HealthReport
-	2, // 2: isthmus.workload.v1.Identity.Issue:output_type -> isthmus.workload.v1.IssueResponse
-	3, // 3: isthmus.workload.v1.Health.Report:output_type -> isthmus.workload.v1.HealthAck
-	2, // [2:4] is the sub-list for method output_type
-	0, // [0:2] is the sub-list for method input_type
+	2, // 2: isthmus.workload.v1.Inspection.Inspect:input_type -> isthmus.workload.v1.Answer
+	3, // 3: isthmus.workload.v1.Identity.Issue:output_type -> isthmus.workload.v1.IssueResponse
+	4, // 4: isthmus.workload.v1.Health.Report:output_type -> isthmus.workload.v1.HealthAck
+	5, // 5: isthmus.workload.v1.Inspection.Inspect:output_type -> isthmus.workload.v1.Question
+	3, // [3:6] is the sub-list for method output_type
+	0, // [0:3] is the sub-list for method input_type
 	0, // [0:0] is the sub-list for extension type_name
 	0, // [0:0] is the sub-list for extension extendee
 	0, // [0:0] is the sub-list for field type_name
@@ -62,7 +69,7 @@ func file_api_rpc_workloadrpc_workload_proto_init() {
 			NumEnums:      0,
 			NumMessages:   0,
 			NumExtensions: 0,
-			NumServices:   2,
+			NumServices:   3,
 		},
 		GoTypes:           file_api_rpc_workloadrpc_workload_proto_goTypes,
 		DependencyIndexes: file_api_rpc_workloadrpc_workload_proto_depIdxs,

@@ -226,3 +226,103 @@ var Health_ServiceDesc = grpc.ServiceDesc{
 	},
 	Metadata: "api/rpc/workloadrpc/workload.proto",
 }
+
+const (
+	Inspection_Inspect_FullMethodName = "/isthmus.workload.v1.Inspection/Inspect"
+)
+
+// InspectionClient is the client API for Inspection service.
+//
+// For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
+//
+// Inspection lets a control plane ask its proxies. The agent opens the stream, so that nothing listens at the proxy.
+type InspectionClient interface {
+	Inspect(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[workload.Answer, workload.Question], error)
+}
+
+type inspectionClient struct {
+	cc grpc.ClientConnInterface
+}
+
+func NewInspectionClient(cc grpc.ClientConnInterface) InspectionClient {
+	return &inspectionClient{cc}
+}
+
+func (c *inspectionClient) Inspect(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[workload.Answer, workload.Question], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Inspection_ServiceDesc.Streams[0], Inspection_Inspect_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[workload.Answer, workload.Question]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Inspection_InspectClient = grpc.BidiStreamingClient[workload.Answer, workload.Question]
+
+// InspectionServer is the server API for Inspection service.
+// All implementations must embed UnimplementedInspectionServer
+// for forward compatibility.
+//
+// Inspection lets a control plane ask its proxies. The agent opens the stream, so that nothing listens at the proxy.
+type InspectionServer interface {
+	Inspect(grpc.BidiStreamingServer[workload.Answer, workload.Question]) error
+	mustEmbedUnimplementedInspectionServer()
+}
+
+// UnimplementedInspectionServer must be embedded to have
+// forward compatible implementations.
+//
+// NOTE: this should be embedded by value instead of pointer to avoid a nil
+// pointer dereference when methods are called.
+type UnimplementedInspectionServer struct{}
+
+func (UnimplementedInspectionServer) Inspect(grpc.BidiStreamingServer[workload.Answer, workload.Question]) error {
+	return status.Error(codes.Unimplemented, "method Inspect not implemented")
+}
+func (UnimplementedInspectionServer) mustEmbedUnimplementedInspectionServer() {}
+func (UnimplementedInspectionServer) testEmbeddedByValue()                    {}
+
+// UnsafeInspectionServer may be embedded to opt out of forward compatibility for this service.
+// Use of this interface is not recommended, as added methods to InspectionServer will
+// result in compilation errors.
+type UnsafeInspectionServer interface {
+	mustEmbedUnimplementedInspectionServer()
+}
+
+func RegisterInspectionServer(s grpc.ServiceRegistrar, srv InspectionServer) {
+	// If the following call panics, it indicates UnimplementedInspectionServer was
+	// embedded by pointer and is nil.  This will cause panics if an
+	// unimplemented method is ever invoked, so we test this at initialization
+	// time to prevent it from happening at runtime later due to I/O.
+	if t, ok := srv.(interface{ testEmbeddedByValue() }); ok {
+		t.testEmbeddedByValue()
+	}
+	s.RegisterService(&Inspection_ServiceDesc, srv)
+}
+
+func _Inspection_Inspect_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(InspectionServer).Inspect(&grpc.GenericServerStream[workload.Answer, workload.Question]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Inspection_InspectServer = grpc.BidiStreamingServer[workload.Answer, workload.Question]
+
+// Inspection_ServiceDesc is the grpc.ServiceDesc for Inspection service.
+// It's only intended for direct use with grpc.RegisterService,
+// and not to be introspected or modified (even as a copy)
+var Inspection_ServiceDesc = grpc.ServiceDesc{
+	ServiceName: "isthmus.workload.v1.Inspection",
+	HandlerType: (*InspectionServer)(nil),
+	Methods:     []grpc.MethodDesc{},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "Inspect",
+			Handler:       _Inspection_Inspect_Handler,
+			ServerStreams: true,
+			ClientStreams: true,
+		},
+	},
+	Metadata: "api/rpc/workloadrpc/workload.proto",
+}

@@ -7,12 +7,16 @@ import (
 	"slices"
 	"testing"
 
+	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	"github.com/google/go-cmp/cmp"
+	"google.golang.org/protobuf/types/known/wrapperspb"
 	"pgregory.net/rapid"
 
 	"isthmus.dev/isthmus/controlplane/translate"
 	"isthmus.dev/isthmus/controlplane/world"
 	"isthmus.dev/isthmus/mesh"
+	"isthmus.dev/isthmus/rule"
+	"isthmus.dev/isthmus/rule/resilience"
 	"isthmus.dev/isthmus/xds"
 )
 
@@ -35,7 +39,7 @@ func TestZonesTogether(t *testing.T) {
 		state := world.Folded{}.Apply(base()...).Apply(rapid.SliceOfN(rapid.Custom(anyUpdate), 1, 12).Draw(t, "updates")...)
 		plan, zones := From(state.Snapshot(), options), []string{"", "z1", "z2", "unknown"}
 		for host, b := range plan.hosts.All() {
-			rules := b.host.Rules("")
+			rules := b.host.For("")
 			for _, p := range b.host.Ports {
 				for _, subset := range rules.Subsets() {
 					for i, together := range translate.Endpoints(b.host, p, subset, rules, zones) {
@@ -206,7 +210,11 @@ func anyRemote(t *rapid.T, service mesh.ServiceName, ports []mesh.Port) mesh.Upd
 		e.Slots = append(e.Slots, mesh.Slot{Index: uint32(i), Healthy: uint32(rapid.IntRange(0, 1).Draw(t, "healthy")), Total: 1, Labels: map[string]string{"version": "x"}})
 	}
 	if rapid.Bool().Draw(t, "rules") {
-		e.Producer = &mesh.ProducerRules{DestinationRules: []*mesh.DestinationRule{{Host: service.LocalHost(), Subsets: []mesh.Subset{{Name: "p", Labels: map[string]string{"version": "x"}}}}}}
+		e.Producer = &rule.Producer{Cluster: c,
+			Policies: []*rule.Policy{{Host: service.LocalHost(), Subsets: []rule.Subset{{Subset: mesh.Subset{Name: "p", Labels: map[string]string{"version": "x"}}}},
+				Settings: rule.Settings{Pool: &rule.Part{HTTP: pool(rapid.Uint32Range(1, 2).Draw(t, "pool"))}}}},
+			Traffic: []*rule.Traffic{{Hosts: []mesh.Host{service.LocalHost()}, HTTP: httpTo(rule.Target{Host: service.LocalHost(), Subset: "p"})}},
+		}
 	}
 	return mesh.SetRemote{Cluster: c, Catalogue: &mesh.Catalogue{Cluster: c, Services: map[mesh.ServiceName]*mesh.ExportedService{service: e}}}
 }
@@ -221,14 +229,29 @@ func anyRule(t *rapid.T, service mesh.ServiceName) mesh.Update {
 	subset := rapid.SampledFrom([]string{"", "v"}).Draw(t, "subset")
 	if rapid.Bool().Draw(t, "destination rule") {
 		object.Kind = "DestinationRule"
-		return mesh.SetObject{Name: object, Value: &mesh.DestinationRule{Object: object, Host: host, Subsets: []mesh.Subset{{Name: "v", Labels: map[string]string{"version": "x"}}}}}
+		return mesh.SetObject{Name: object, Value: &rule.Object{Name: object, Policy: &rule.Policy{
+			Origin: rule.Origin{Object: object}, Host: host, Subsets: []rule.Subset{{Subset: mesh.Subset{Name: "v", Labels: map[string]string{"version": "x"}}}},
+			Settings: rule.Settings{Pool: &rule.Part{HTTP: pool(rapid.Uint32Range(1, 2).Draw(t, "pool"))}},
+		}}}
 	}
 	if rapid.Bool().Draw(t, "delete") {
 		return mesh.SetObject{Name: object}
 	}
 	target := mesh.ServiceName{Namespace: service.Namespace, Name: rapid.SampledFrom(serviceNames).Draw(t, "target")}
-	to := []mesh.Destination{{Host: target.LocalHost(), Subset: subset}}
-	return mesh.SetObject{Name: object, Value: &mesh.VirtualService{Object: object, Hosts: []mesh.Host{host}, HTTP: []mesh.HTTPRoute{{Destinations: to}}, TCP: []mesh.TCPRoute{{Destinations: to}}}}
+	to := rule.Target{Host: target.LocalHost(), Subset: subset}
+	return mesh.SetObject{Name: object, Value: &rule.Object{Name: object, Traffic: &rule.Traffic{
+		Origin: rule.Origin{Object: object}, Hosts: []mesh.Host{host}, HTTP: httpTo(to), TCP: []rule.TCP{{Targets: []rule.Target{to}}},
+	}}}
+}
+
+func httpTo(to rule.Target) []rule.HTTP {
+	return []rule.HTTP{{Name: "r", Matches: []rule.Match{{Route: rule.Encode(rule.AnyPath())}}, Other: rule.Encode(rule.Action(0, nil)), Targets: []rule.Target{to}}}
+}
+
+func pool(requests uint32) rule.Fragment {
+	breakers := resilience.Breakers()
+	breakers.Thresholds[0].MaxRequests = wrapperspb.UInt32(requests)
+	return rule.Encode(&clusterv3.Cluster{CircuitBreakers: breakers})
 }
 
 // large is a mesh of services with ten pods each, in five namespaces and three zones.

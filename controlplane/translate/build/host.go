@@ -6,6 +6,7 @@ import (
 
 	"isthmus.dev/isthmus/controlplane/translate"
 	"isthmus.dev/isthmus/mesh"
+	"isthmus.dev/isthmus/rule"
 	"isthmus.dev/isthmus/xds"
 )
 
@@ -45,15 +46,15 @@ type madeVariant struct {
 
 // build computes everything of a host.
 func (st *step) build(h *translate.Host) (*built, *made) {
-	all := h.Rules("")
+	all := h.For("")
 	m := &made{common: st.shared(h, all, ""), endpoints: st.assignments(h, all, nil), namespaces: map[string]madeVariant{}}
 	for _, ns := range st.namespacesOf(h) {
-		rules := h.Rules(ns)
+		rules := h.For(ns)
 		v := madeVariant{}
 		if mine := st.shared(h, rules, ns); !sameResources(mine, m.common) {
 			v.common = cover(mine, m.common)
 		}
-		if rules.Destination != all.Destination {
+		if !rules.SamePolicies(&all) {
 			v.endpoints = st.covering(h, rules, m.endpoints, nil)
 			v.names = assignmentNames(h, all, rules)
 		}
@@ -67,17 +68,17 @@ func (st *step) build(h *translate.Host) (*built, *made) {
 // relist computes the endpoints of a host again, in some zones; in all if none is named.
 func (st *step) relist(b *built, zones []string) *made {
 	h := b.host
-	m := &made{endpoints: st.assignments(h, h.Rules(""), zones), namespaces: map[string]madeVariant{}}
+	m := &made{endpoints: st.assignments(h, h.For(""), zones), namespaces: map[string]madeVariant{}}
 	for ns, v := range b.namespaces {
 		if v.differ {
-			m.namespaces[ns] = madeVariant{endpoints: st.covering(h, h.Rules(ns), m.endpoints, zones)}
+			m.namespaces[ns] = madeVariant{endpoints: st.covering(h, h.For(ns), m.endpoints, zones)}
 		}
 	}
 	return m
 }
 
 // covering are the endpoints under the rules of a namespace, as far as they differ from those below, by zone.
-func (st *step) covering(h *translate.Host, rules translate.Rules, below map[string][]resource, zones []string) map[string][]resource {
+func (st *step) covering(h *translate.Host, rules rule.Effective, below map[string][]resource, zones []string) map[string][]resource {
 	out := map[string][]resource{}
 	for zone, mine := range st.assignments(h, rules, zones) {
 		out[zone] = cover(map[string][]resource{xds.EndpointType: mine}, map[string][]resource{xds.EndpointType: below[zone]})[xds.EndpointType]
@@ -102,13 +103,13 @@ func (st *step) namespacesOf(h *translate.Host) []string {
 }
 
 // shared are the resources of a host but for endpoints, under some rules, for clients of a namespace.
-func (st *step) shared(h *translate.Host, rules translate.Rules, ns string) map[string][]resource {
+func (st *step) shared(h *translate.Host, rules rule.Effective, ns string) map[string][]resource {
 	out := map[string][]resource{}
-	find := func(host mesh.Host) (*translate.Host, translate.Rules) {
+	find := func(host mesh.Host) (*translate.Host, rule.Effective) {
 		if b := st.hosts.At(host); b != nil && b.host != nil {
-			return b.host, b.host.Rules(ns)
+			return b.host, b.host.For(ns)
 		}
-		return nil, translate.Rules{}
+		return nil, rule.Effective{}
 	}
 	for _, p := range h.Ports {
 		for _, subset := range rules.Subsets() {
@@ -133,7 +134,7 @@ func (st *step) shared(h *translate.Host, rules translate.Rules, ns string) map[
 }
 
 // assignments are the endpoints of a host under some rules, by zone; of all zones if none are named.
-func (st *step) assignments(h *translate.Host, rules translate.Rules, zones []string) map[string][]resource {
+func (st *step) assignments(h *translate.Host, rules rule.Effective, zones []string) map[string][]resource {
 	if zones == nil {
 		zones = zonesOf(st.new.Zones)
 	}
@@ -198,7 +199,7 @@ func namesByType(of map[string][]resource) map[string][]string {
 }
 
 // assignmentNames are the names of a host's assignments under any of some rules; they are the same in every zone.
-func assignmentNames(h *translate.Host, all ...translate.Rules) []string {
+func assignmentNames(h *translate.Host, all ...rule.Effective) []string {
 	found := map[string]bool{}
 	for _, rules := range all {
 		for _, p := range h.Ports {

@@ -29,7 +29,7 @@ func (st *step) membership() {
 	if st.old.Identity == st.new.Identity {
 		return
 	}
-	st.self = translate.SelfOf(st.new.Identity)
+	st.self = translate.SelfOf(st.new.Identity, st.options)
 	before := translate.Resources{}
 	if st.old.Identity != nil {
 		before = translate.Common(st.old.Identity)
@@ -85,9 +85,6 @@ func (st *step) mark() {
 	}
 	for host := range pmap.Diff(st.old.Rules, st.new.Rules) {
 		changed(host)
-		if name, set, ok := mesh.ParseHost(host); ok && !set { // rules for the local name govern the other too
-			changed(name.ClusterSetHost())
-		}
 	}
 	for name := range pmap.Diff(st.old.Backends, st.new.Backends) {
 		st.endpoints[name.LocalHost()] = true
@@ -279,28 +276,38 @@ func refer(referrers *pmap.Edit[mesh.Host, hostSet], target mesh.Host, put map[m
 }
 
 // make gives the present form of a host; nil if there is none.
-func (st *step) make(host mesh.Host) *translate.Host {
-	s := st.new
+func (st *step) make(host mesh.Host) *translate.Host { return makeHost(st.new, st.self, host) }
+
+// Host is a host as the resources of its outbound side are made of it; nil if a snapshot has none of that name.
+func Host(s *world.Snapshot, o translate.Options, host mesh.Host) *translate.Host {
+	self := translate.Self{Root: o.RootNamespace}
+	if s.Identity != nil {
+		self = translate.SelfOf(s.Identity, o)
+	}
+	return makeHost(s, self, host)
+}
+
+func makeHost(s *world.Snapshot, self translate.Self, host mesh.Host) *translate.Host {
 	name, set, ok := mesh.ParseHost(host)
 	if !ok {
 		return nil
 	}
 	if !set {
 		if service := s.Services.At(name); service != nil {
-			return translate.LocalHost(st.self, service, s.Backends.At(name), s.Lingering.At(name), s.Rules.At(host), s.VIP(host))
+			return translate.LocalHost(self, service, s.Backends.At(name), s.Lingering.At(name), s.Rules.At(host), s.VIP(host))
 		}
 		return nil
 	}
 	if i := s.Imports.At(name); i != nil {
-		return translate.SetHost(st.self, i, s.Backends.At(name), s.Lingering.At(name), s.Rules.At(host), s.Rules.At(name.LocalHost()), s.VIP(host), s.Identity)
+		return translate.SetHost(self, i, s.Backends.At(name), s.Lingering.At(name), s.Rules.At(host), s.VIP(host), s.Identity)
 	}
 	return nil
 }
 
 // sameShape tells whether two forms of a host differ in nothing but endpoints.
 func sameShape(a, b *translate.Host) bool {
-	if a.VIP != b.VIP || a.Owner != b.Owner || a.Producer != b.Producer || a.Self != b.Self || len(a.Exporters) != len(b.Exporters) ||
-		!slices.Equal(a.Ports, b.Ports) || !slices.Equal(a.Own, b.Own) || !reflect.DeepEqual(a.Lingering, b.Lingering) {
+	if a.VIP != b.VIP || a.Owner != b.Owner || a.OwnPods != b.OwnPods || a.Yields != b.Yields || a.Self != b.Self || len(a.Exporters) != len(b.Exporters) ||
+		!slices.Equal(a.Ports, b.Ports) || a.Rules != b.Rules || !slices.Equal(a.Producers, b.Producers) || !reflect.DeepEqual(a.Lingering, b.Lingering) {
 		return false
 	}
 	for i := range a.Exporters {
