@@ -40,7 +40,7 @@ var destinationRuleFields = fieldTable([]field{
 	{path: "connectionPool.http.http2MaxRequests", standard: "2^32-1", producer: allow, note: "a producer: 8 or more", test: "config TestPolicyValues"},
 	{path: "connectionPool.http.maxRequestsPerConnection", standard: "2^29", producer: allow, note: "a producer: 8 or more", test: "config TestPolicyValues"},
 	{path: "connectionPool.http.maxRetries", standard: "2^32-1", producer: allow, note: "a producer: 8 or more", test: "config TestPolicyValues"},
-	{path: "connectionPool.http.idleTimeout", standard: "1h", ours: "none; connections live 45 min", producer: allow, note: "a producer: 1 s or more", test: "config TestPolicyValues"},
+	{path: "connectionPool.http.idleTimeout", standard: "1h", producer: allow, note: "a connection lives 45 min at most; a producer: 1 s or more", test: "config TestPolicyValues"},
 	{path: "connectionPool.http.h2UpgradePolicy", values: []string{"DEFAULT", "UPGRADE"}, standard: "DEFAULT", producer: allow, test: "config TestPoolOfOne"},
 	{path: "outlierDetection.consecutive5xxErrors", standard: "5", producer: allow, note: "counts answers alone", test: "config TestPolicyValues"},
 	{path: "outlierDetection.consecutiveGatewayErrors", standard: "0 (off)", producer: allow, note: "counts answers alone", test: "config TestPolicyValues"},

@@ -3,9 +3,119 @@ package config
 import (
 	"fmt"
 	"testing"
+	"time"
 
+	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	httpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
 	"github.com/google/go-cmp/cmp"
+	"google.golang.org/protobuf/proto"
+
+	"isthmus.dev/isthmus/rule"
+	"isthmus.dev/isthmus/rule/resilience"
 )
+
+// clusterOf is what a trafficPolicy comes to for a port, HTTP or not.
+func clusterOf(t *testing.T, policy string, http bool) *clusterv3.Cluster {
+	t.Helper()
+	objects, findings := Decode([]File{{Name: "r.yaml", Data: []byte(`{"apiVersion":"networking.istio.io/v1","kind":"DestinationRule","metadata":{"name":"r","namespace":"shop"},
+		"spec":{"host":"reviews","trafficPolicy":` + policy + `}}`)}}, "")
+	if HasError(findings) {
+		t.Fatalf("%s: %v", policy, findings)
+	}
+	var all rule.Fragment
+	s := objects[0].Value.(*rule.Object).Policy.Settings
+	for _, part := range []*rule.Part{s.Pool, s.Ejection} {
+		switch {
+		case part == nil:
+		case http:
+			all = append(all, part.HTTP...)
+		default:
+			all = append(all, part.TCP...)
+		}
+	}
+	out := &clusterv3.Cluster{}
+	if err := proto.Unmarshal(all, out); err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+func httpOptions(t *testing.T, c *clusterv3.Cluster) *httpv3.HttpProtocolOptions {
+	t.Helper()
+	out := &httpv3.HttpProtocolOptions{}
+	if err := c.TypedExtensionProtocolOptions[resilience.HTTPOptions].UnmarshalTo(out); err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+// TestPoolOfOne: where a rule counts connections, each carries one request at a time, unless it asks for HTTP/2's way.
+func TestPoolOfOne(t *testing.T) {
+	for _, c := range []struct {
+		policy               string
+		connections, pending uint32
+		streams              uint32 // at once on one connection; 0 is any number
+	}{
+		{`{"connectionPool":{"tcp":{"maxConnections":1},"http":{"http1MaxPendingRequests":1}}}`, 1, 1, 1},
+		{`{"connectionPool":{"tcp":{"maxConnections":100},"http":{"h2UpgradePolicy":"DEFAULT"}}}`, 100, resilience.Unlimited, 1},
+		{`{"connectionPool":{"tcp":{"maxConnections":1},"http":{"h2UpgradePolicy":"UPGRADE"}}}`, 1, resilience.Unlimited, 0},
+		{`{"connectionPool":{"http":{"http1MaxPendingRequests":5}}}`, resilience.Unlimited, 5, 0},
+	} {
+		cluster := clusterOf(t, c.policy, true)
+		limit := cluster.CircuitBreakers.Thresholds[0]
+		streams := httpOptions(t, cluster).GetExplicitHttpConfig().GetHttp2ProtocolOptions().GetMaxConcurrentStreams().GetValue()
+		if limit.MaxConnections.Value != c.connections || limit.MaxPendingRequests.Value != c.pending || streams != c.streams {
+			t.Errorf("%s: %v, %d requests a connection; want %d connections, %d waiting, %d requests", c.policy, limit, streams, c.connections, c.pending, c.streams)
+		}
+		if raw := clusterOf(t, c.policy, false); raw.CircuitBreakers.Thresholds[0].MaxConnections.Value != c.connections || raw.TypedExtensionProtocolOptions != nil {
+			t.Errorf("%s: TCP has %v", c.policy, raw)
+		}
+	}
+}
+
+// TestPolicyValues: each value means what the API says, and so does its absence.
+func TestPolicyValues(t *testing.T) {
+	const outlier, pool = `{"outlierDetection":%s}`, `{"connectionPool":{"http":%s}}`
+	limit := func(c *clusterv3.Cluster) *clusterv3.CircuitBreakers_Thresholds {
+		return c.CircuitBreakers.Thresholds[0]
+	}
+	for _, c := range []struct {
+		format, value string
+		got           func(*clusterv3.Cluster) any
+		want          any
+	}{
+		{outlier, `{}`, func(c *clusterv3.Cluster) any { return c.OutlierDetection.Consecutive_5Xx.Value }, uint32(5)},
+		{outlier, `{"consecutive5xxErrors":7}`, func(c *clusterv3.Cluster) any { return c.OutlierDetection.Consecutive_5Xx.Value }, uint32(7)},
+		{outlier, `{"consecutive5xxErrors":0}`, func(c *clusterv3.Cluster) any { return c.OutlierDetection.EnforcingConsecutive_5Xx.Value }, uint32(0)},
+		{outlier, `{}`, func(c *clusterv3.Cluster) any { return c.OutlierDetection.EnforcingConsecutiveGatewayFailure.Value }, uint32(0)},
+		{outlier, `{"consecutiveGatewayErrors":3}`, func(c *clusterv3.Cluster) any { return c.OutlierDetection.ConsecutiveGatewayFailure.Value }, uint32(3)},
+		{outlier, `{}`, func(c *clusterv3.Cluster) any { return c.OutlierDetection.ConsecutiveLocalOriginFailure.Value }, uint32(resilience.LocalFailures)},
+		{outlier, `{"consecutiveLocalOriginFailures":2}`, func(c *clusterv3.Cluster) any { return c.OutlierDetection.ConsecutiveLocalOriginFailure.Value }, uint32(2)},
+		{outlier, `{"consecutiveLocalOriginFailures":0}`, func(c *clusterv3.Cluster) any { return c.OutlierDetection.EnforcingConsecutiveLocalOriginFailure.Value }, uint32(0)},
+		{outlier, `{}`, func(c *clusterv3.Cluster) any { return c.OutlierDetection.Interval.AsDuration() }, 10 * time.Second},
+		{outlier, `{"interval":"3s"}`, func(c *clusterv3.Cluster) any { return c.OutlierDetection.Interval.AsDuration() }, 3 * time.Second},
+		{outlier, `{}`, func(c *clusterv3.Cluster) any { return c.OutlierDetection.BaseEjectionTime.AsDuration() }, 30 * time.Second},
+		{outlier, `{"baseEjectionTime":"10m"}`, func(c *clusterv3.Cluster) any { return c.OutlierDetection.MaxEjectionTime.AsDuration() }, 10 * time.Minute},
+		{outlier, `{}`, func(c *clusterv3.Cluster) any { return c.OutlierDetection.MaxEjectionPercent.Value }, uint32(10)},
+		{outlier, `{"maxEjectionPercent":50}`, func(c *clusterv3.Cluster) any { return c.OutlierDetection.MaxEjectionPercent.Value }, uint32(50)},
+		{outlier, `{}`, func(c *clusterv3.Cluster) any { return c.CommonLbConfig.HealthyPanicThreshold.Value }, 0.0},
+		{outlier, `{"minHealthPercent":30}`, func(c *clusterv3.Cluster) any { return c.CommonLbConfig.HealthyPanicThreshold.Value }, 30.0},
+		{pool, `{"http2MaxRequests":9}`, func(c *clusterv3.Cluster) any { return limit(c).MaxRequests.Value }, uint32(9)},
+		{pool, `{}`, func(c *clusterv3.Cluster) any { return limit(c).MaxRequests.Value }, uint32(resilience.Unlimited)},
+		{pool, `{"maxRetries":4}`, func(c *clusterv3.Cluster) any { return limit(c).MaxRetries.Value }, uint32(4)},
+		{pool, `{"maxRequestsPerConnection":6}`, func(c *clusterv3.Cluster) any {
+			return httpOptions(t, c).CommonHttpProtocolOptions.MaxRequestsPerConnection.GetValue()
+		}, uint32(6)},
+		{pool, `{"idleTimeout":"90s"}`, func(c *clusterv3.Cluster) any {
+			return httpOptions(t, c).CommonHttpProtocolOptions.IdleTimeout.AsDuration()
+		}, 90 * time.Second},
+	} {
+		policy := fmt.Sprintf(c.format, c.value)
+		if got := c.got(clusterOf(t, policy, true)); got != c.want {
+			t.Errorf("%s: %v, want %v", policy, got, c.want)
+		}
+	}
+}
 
 func TestSlowConnectTimeout(t *testing.T) {
 	rule := func(whole, subset string) string {

@@ -48,6 +48,9 @@ func StatName(port uint32, subset string, h Host) string {
 	return stat
 }
 
+// PartStatName is the name of what one cluster has of a host; it is no name of a host for [ParseStat].
+func PartStatName(stat string, c ClusterName) string { return "part_" + string(c) + "_" + stat }
+
 // InboundStatName is the name of a port of the sidecar's own application.
 func InboundStatName(port uint32) string { return fmt.Sprintf("inbound_%d", port) }
 

@@ -195,9 +195,14 @@ func TestProducers(t *testing.T) {
 	home := cluster(t, export).Apply(mesh.SetWorkload{Workload: &mesh.Workload{
 		Name: mesh.WorkloadName{Namespace: "shop", Name: "ratings-1"}, Address: netip.MustParseAddr("10.0.0.9"), Labels: map[string]string{"app": "ratings"}, Ready: true,
 	}})
-	want := []string{"info ISM0217 DestinationRule shop/r spec.trafficPolicy.connectionPool", "info ISM0216 VirtualService shop/r "}
+	want := []string{"info ISM0216 VirtualService shop/r "}
 	if diff := cmp.Diff(want, describe(analyze.Producers(home.Snapshot(), options))); diff != "" {
 		t.Errorf("with pods of its own (-want +got):\n%s", diff)
+	}
+	together := home.Apply(updates(t, object("DestinationRule", "shop", "a", "{host: ratings, trafficPolicy: {loadBalancer: {localityLbSetting: {enabled: false}}}}"))...)
+	want = append([]string{"info ISM0217 DestinationRule shop/r spec.trafficPolicy.connectionPool"}, want...)
+	if diff := cmp.Diff(want, describe(analyze.Producers(together.Snapshot(), options))); diff != "" {
+		t.Errorf("and all endpoints in one rank (-want +got):\n%s", diff)
 	}
 }
 

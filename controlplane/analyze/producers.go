@@ -34,12 +34,15 @@ func Producers(s *world.Snapshot, o translate.Options) []mesh.Finding {
 	return sorted(out)
 }
 
-// differing says what a producer says of connections and the clusters that serve the host do not all say: Envoy has one
-// setting for all endpoints of a cluster, and a producer speaks for its own.
+// differing says what a producer says of connections that does not count here: not all clusters that serve the host say it,
+// and a rule of this cluster keeps their endpoints together (see translate.Host.Parts).
 func differing(h *translate.Host) []mesh.Finding {
 	var out []mesh.Finding
 	rules := h.For("")
 	for _, subset := range rules.Subsets() {
+		if h.Parts(rules, subset) != nil {
+			continue
+		}
 		agreed := h.Settings(rules, subset)
 		for _, p := range h.Producers {
 			said := rules.Settings(subset, p.Cluster)

@@ -42,7 +42,7 @@ func BenchmarkClusters(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		for _, h := range all {
-			Cluster(h, h.Ports[0], "", h.For("shop"))
+			Clusters(h, h.Ports[0], "", h.For("shop"))
 		}
 	}
 }

@@ -1,11 +1,13 @@
 package translate
 
 import (
+	"slices"
 	"time"
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
+	aggregatev3 "github.com/envoyproxy/go-control-plane/envoy/extensions/clusters/aggregate/v3"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/structpb"
 
@@ -21,11 +23,23 @@ const metadataFilter = "isthmus"
 // passthroughTimeout bounds connecting to what is not the mesh's.
 const passthroughTimeout = 10 * time.Second
 
-// Cluster is the Envoy cluster of one port and subset of a host.
-func Cluster(h *Host, p mesh.Port, subset string, rules rule.Effective) xds.Resource {
-	name := ClusterName(p.Number, subset, h.Name)
+// Clusters are the Envoy clusters of one port and subset of a host: one, or the whole and its parts (see Host.Parts).
+func Clusters(h *Host, p mesh.Port, subset string, rules rule.Effective) []xds.Resource {
+	name, stat := ClusterName(p.Number, subset, h.Name), mesh.StatName(p.Number, subset, h.Name)
+	parts := h.Parts(rules, subset)
+	if parts == nil {
+		return []xds.Resource{h.cluster(p, subset, name, stat, h.servers(), h.Settings(rules, subset))}
+	}
+	out := []xds.Resource{aggregate(h, p, subset, name, stat, parts)}
+	for _, c := range parts {
+		out = append(out, h.cluster(p, subset, PartName(name, c), mesh.PartStatName(stat, c), []mesh.ClusterName{c}, rules.Settings(subset, c)))
+	}
+	return out
+}
+
+// cluster is an Envoy cluster whose endpoints are those that some clusters have of a host.
+func (h *Host) cluster(p mesh.Port, subset, name, stat string, of []mesh.ClusterName, said rule.Settings) xds.Resource {
 	pool, ejection := defaultPool, defaultEjection
-	said := h.Settings(rules, subset)
 	if said.Pool != nil {
 		pool = said.Pool
 	}
@@ -34,7 +48,7 @@ func Cluster(h *Host, p mesh.Port, subset string, rules rule.Effective) xds.Reso
 	}
 	return link(name, (*clusterv3.Cluster)(nil), func(l *linker) {
 		l.text(cluster.name, name)
-		l.text(cluster.stat, mesh.StatName(p.Number, subset, h.Name))
+		l.text(cluster.stat, stat)
 		l.fragment(clusterOfAll)
 		for _, part := range []*rule.Part{pool, ejection} {
 			if p.Protocol.IsHTTP() {
@@ -44,8 +58,69 @@ func Cluster(h *Host, p mesh.Port, subset string, rules rule.Effective) xds.Reso
 			}
 		}
 		h.writeFacts(l, subset)
-		h.writeTLS(l, p)
+		h.writeTLS(l, p, of)
 	})
+}
+
+// aggregate is the whole of a host in parts: Envoy tries their priorities one after the other, as if they were those of one
+// cluster. Its limits are those of the parts
+// (https://www.envoyproxy.io/docs/envoy/latest/intro/arch_overview/upstream/aggregate_cluster).
+func aggregate(h *Host, p mesh.Port, subset, name, stat string, parts []mesh.ClusterName) xds.Resource {
+	config := &aggregatev3.ClusterConfig{}
+	for _, c := range parts {
+		config.Clusters = append(config.Clusters, PartName(name, c))
+	}
+	return resource(name, &clusterv3.Cluster{
+		Name:        name,
+		AltStatName: stat,
+		ClusterDiscoveryType: &clusterv3.Cluster_ClusterType{ClusterType: &clusterv3.Cluster_CustomClusterType{
+			Name: "envoy.clusters.aggregate", TypedConfig: pack(config),
+		}},
+		LbPolicy:        clusterv3.Cluster_CLUSTER_PROVIDED,
+		ConnectTimeout:  duration(resilience.ConnectTimeout),
+		CircuitBreakers: resilience.Breakers(),
+		CommonLbConfig:  resilience.LastResort(),
+		Metadata: metadata(metadataFilter, map[string]string{
+			"host": string(h.Name), "namespace": h.Service.Namespace, "service": h.Service.Name, "subset": subset,
+		}),
+	})
+}
+
+// Parts are the clusters that serve a host, the nearest first, where its Envoy cluster is in parts, one for each of them.
+// That is where they do not all say the same of connections: Envoy has one pool and one outlier detection for all endpoints
+// of a cluster, and what a producer says is for its own. One Envoy cluster is enough, and nil, everywhere else, and where a
+// rule wants all endpoints in one rank, which parts cannot be.
+func (h *Host) Parts(rules rule.Effective, subset string) []mesh.ClusterName {
+	if len(h.Exporters) < 2 {
+		return nil
+	}
+	if lb := rules.Settings(subset, h.Self.Cluster).Locality; lb != nil && lb.Disabled {
+		return nil
+	}
+	first, differ := rules.Settings(subset, h.Exporters[0].Cluster), false
+	for i := range h.Exporters {
+		s := rules.Settings(subset, h.Exporters[i].Cluster)
+		differ = differ || !s.Pool.Same(first.Pool) || !s.Ejection.Same(first.Ejection)
+	}
+	if !differ {
+		return nil
+	}
+	lb := rules.Settings(subset, h.Self.Cluster).Locality
+	exporters := make([]*Exporter, len(h.Exporters))
+	for i := range h.Exporters {
+		exporters[i] = &h.Exporters[i]
+	}
+	slices.SortStableFunc(exporters, func(a, b *Exporter) int { return h.rankOf(a, "", "", lb).compare(h.rankOf(b, "", "", lb)) })
+	var out []mesh.ClusterName
+	for _, e := range exporters {
+		out = append(out, e.Cluster)
+	}
+	for _, c := range h.servers() {
+		if !slices.Contains(out, c) {
+			out = append(out, c) // has left a moment ago
+		}
+	}
+	return out
 }
 
 // Settings are those that all clusters that serve the host agree on: Envoy has one for all endpoints of a cluster, and what
@@ -135,14 +210,14 @@ func emptyCluster(name string) *clusterv3.Cluster {
 	}
 }
 
-// writeTLS appends the transport sockets: one for each cluster that serves the host, each accepting exactly the
+// writeTLS appends the transport sockets: one for each of the clusters, each accepting exactly the
 // identities that cluster serves the host with. Those of other clusters than the first are chosen by the metadata of the
 // endpoint's locality; the first's is also for an endpoint that matches none, which then must have one of its identities:
 // nothing is ever sent clear text. Each is a TLS context with the proxy's certificate in it, 15 kB of Envoy's memory. Those
 // that have just gone stay for a while, so that Envoy does not build the cluster anew at the moment when its endpoints go
 // (see world, linger.go).
-func (h *Host) writeTLS(l *linker, p mesh.Port) {
-	for i, name := range h.servers() {
+func (h *Host) writeTLS(l *linker, p mesh.Port, of []mesh.ClusterName) {
+	for i, name := range of {
 		sni := ""
 		if name == h.Self.Cluster {
 			sni = mesh.SNI(p.Number, "", h.Name) // one name for all instances; each slot of another cluster has its own

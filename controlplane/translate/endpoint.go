@@ -67,11 +67,27 @@ func (h *Host) rankOf(e *Exporter, zone, from string, lb *rule.Locality) rank {
 
 // Endpoints are the load assignments of one port and subset of a host, for clients in each of zones. Endpoints that are
 // known not to answer are left out; priorities have no gaps. Zones differ in the order of endpoints only, which are made once;
-// those that have no endpoint nearer than others share one assignment.
-func Endpoints(h *Host, p mesh.Port, subset string, rules rule.Effective, zones []string) []xds.Resource {
+// those that have no endpoint nearer than others share one assignment. Of a host in parts there is one for each part.
+func Endpoints(h *Host, p mesh.Port, subset string, rules rule.Effective, zones []string) [][]xds.Resource {
 	name := ClusterName(p.Number, subset, h.Name)
 	all, lb := candidates(h, p, subset, rules), rules.Settings(subset, h.Self.Cluster).Locality
-	out, ordered := make([]xds.Resource, 0, len(zones)), make([][]candidate, 0, len(zones))
+	parts := h.Parts(rules, subset)
+	if parts == nil {
+		return h.assignments(name, all, lb, zones)
+	}
+	out := make([][]xds.Resource, len(zones))
+	for _, c := range parts {
+		of := slices.DeleteFunc(slices.Clone(all), func(e candidate) bool { return e.cluster != c })
+		for i, r := range h.assignments(PartName(name, c), of, lb, zones) {
+			out[i] = append(out[i], r...)
+		}
+	}
+	return out
+}
+
+// assignments is one assignment of these endpoints for each zone.
+func (h *Host) assignments(name string, all []candidate, lb *rule.Locality, zones []string) [][]xds.Resource {
+	out, ordered := make([][]xds.Resource, 0, len(zones)), make([][]candidate, 0, len(zones))
 	for _, zone := range zones {
 		ranked := slices.Clone(all)
 		for i := range ranked {
@@ -81,7 +97,7 @@ func Endpoints(h *Host, p mesh.Port, subset string, rules rule.Effective, zones 
 		if i := slices.IndexFunc(ordered, func(o []candidate) bool { return sameOrder(o, ranked) }); i >= 0 {
 			out = append(out, out[i])
 		} else {
-			out = append(out, resource(name, assignment(name, ranked)))
+			out = append(out, []xds.Resource{resource(name, assignment(name, ranked))})
 		}
 		ordered = append(ordered, ranked)
 	}

@@ -16,6 +16,7 @@ import (
 	. "isthmus.dev/isthmus/controlplane/translate"
 	"isthmus.dev/isthmus/mesh"
 	"isthmus.dev/isthmus/rule"
+	"isthmus.dev/isthmus/rule/resilience"
 	"isthmus.dev/isthmus/xds"
 )
 
@@ -141,14 +142,24 @@ func TestProducersPool(t *testing.T) {
 		`{"apiVersion":"networking.istio.io/v1","kind":"DestinationRule","metadata":{"name":"r","namespace":"shop"},"spec":{"host":"reviews","trafficPolicy":{"connectionPool":{"tcp":{"maxConnections":9}}}}}`,
 	)}})
 	name := ClusterName(8080, "", reviews.ClusterSetHost())
-	limit := func(home bool) uint32 {
-		c := resourceOf[*clusterv3.Cluster](t, exporting(t, home, "", producer), "bank", xds.ClusterType, name)
-		return c.CircuitBreakers.Thresholds[0].MaxConnections.Value
-	}
-	if got := limit(false); got != 9 {
-		t.Errorf("all endpoints are the producer's: %d connections, want 9", got)
-	}
-	if got := limit(true); got == 9 {
-		t.Error("a producer's pool bounds the connections to pods of this cluster")
+	for _, c := range []struct {
+		home   bool
+		rules  string
+		part   string
+		want   uint32
+		reason string
+	}{
+		{false, "", name, 9, "all endpoints are the producer's"},
+		{true, "", PartName(name, "west"), 9, "beside pods of this cluster its own are a part"},
+		{true, "", PartName(name, "east"), resilience.Unlimited, "and it says nothing of the other"},
+		{true, `{apiVersion: networking.istio.io/v1, kind: DestinationRule, metadata: {name: r}, spec: {host: reviews, trafficPolicy: {connectionPool: {tcp: {maxConnections: 7}}}}}`,
+			name, 7, "a rule of this cluster is for all, so there are no parts"},
+		{true, `{apiVersion: networking.istio.io/v1, kind: DestinationRule, metadata: {name: r}, spec: {host: reviews, trafficPolicy: {loadBalancer: {localityLbSetting: {enabled: false}}}}}`,
+			name, resilience.Unlimited, "all endpoints in one rank cannot be parts: what not all say does not count"},
+	} {
+		got := resourceOf[*clusterv3.Cluster](t, exporting(t, c.home, c.rules, producer), "bank", xds.ClusterType, c.part)
+		if n := got.CircuitBreakers.Thresholds[0].MaxConnections.Value; n != c.want {
+			t.Errorf("%s: %s has %d connections, want %d", c.reason, c.part, n, c.want)
+		}
 	}
 }

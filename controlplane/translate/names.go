@@ -24,6 +24,9 @@ func ClusterName(port uint32, subset string, h mesh.Host) string {
 	return "outbound|" + strconv.FormatUint(uint64(port), 10) + "|" + subset + "|" + string(h)
 }
 
+// PartName is the Envoy cluster of what one cluster has of a host, where the Envoy cluster of that name is in parts.
+func PartName(name string, c mesh.ClusterName) string { return name + "@" + string(c) }
+
 // InboundName is the Envoy cluster and the route configuration of an application's port.
 func InboundName(port uint32) string { return fmt.Sprintf("inbound|%d||", port) }
 

@@ -113,8 +113,9 @@ func (st *step) shared(h *translate.Host, rules rule.Effective, ns string) map[s
 	}
 	for _, p := range h.Ports {
 		for _, subset := range rules.Subsets() {
-			out[xds.ClusterType] = append(out[xds.ClusterType], translate.Cluster(h, p, subset, rules))
-			st.work.Clusters++
+			clusters := translate.Clusters(h, p, subset, rules)
+			out[xds.ClusterType] = append(out[xds.ClusterType], clusters...)
+			st.work.Clusters += uint64(len(clusters))
 		}
 		if !h.VIP.IsValid() {
 			continue
@@ -141,9 +142,9 @@ func (st *step) assignments(h *translate.Host, rules rule.Effective, zones []str
 	out := map[string][]resource{}
 	for _, p := range h.Ports {
 		for _, subset := range rules.Subsets() {
-			for i, r := range translate.Endpoints(h, p, subset, rules, zones) {
-				out[zones[i]] = append(out[zones[i]], r)
-				st.work.Endpoints++
+			for i, of := range translate.Endpoints(h, p, subset, rules, zones) {
+				out[zones[i]] = append(out[zones[i]], of...)
+				st.work.Endpoints += uint64(len(of))
 			}
 		}
 	}
@@ -204,7 +205,14 @@ func assignmentNames(h *translate.Host, all ...rule.Effective) []string {
 	for _, rules := range all {
 		for _, p := range h.Ports {
 			for _, subset := range rules.Subsets() {
-				found[translate.ClusterName(p.Number, subset, h.Name)] = true
+				name := translate.ClusterName(p.Number, subset, h.Name)
+				parts := h.Parts(rules, subset)
+				if parts == nil {
+					found[name] = true
+				}
+				for _, c := range parts {
+					found[translate.PartName(name, c)] = true
+				}
 			}
 		}
 	}
