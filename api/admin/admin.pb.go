@@ -3212,6 +3212,626 @@ func (*DeregisterWorkloadResponse) Descriptor() ([]byte, []int) {
 	return file_api_admin_admin_proto_rawDescGZIP(), []int{50}
 }
 
+// ExplainRequest asks what becomes of one call of a workload of this cluster.
+type ExplainRequest struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	From      string                 `protobuf:"bytes,1,opt,name=from,proto3" json:"from,omitempty"`           // INSTANCE[.NAMESPACE]
+	Namespace string                 `protobuf:"bytes,2,opt,name=namespace,proto3" json:"namespace,omitempty"` // of from where it names none, and of documents in changes that name none
+	Account   string                 `protobuf:"bytes,3,opt,name=account,proto3" json:"account,omitempty"`     // instead of the workload's own
+	Host      string                 `protobuf:"bytes,4,opt,name=host,proto3" json:"host,omitempty"`
+	Port      uint32                 `protobuf:"varint,5,opt,name=port,proto3" json:"port,omitempty"` // 0: the host's only one
+	Path      string                 `protobuf:"bytes,6,opt,name=path,proto3" json:"path,omitempty"`  // with its query
+	Method    string                 `protobuf:"bytes,7,opt,name=method,proto3" json:"method,omitempty"`
+	Headers   []*ExplainHeader       `protobuf:"bytes,8,rep,name=headers,proto3" json:"headers,omitempty"`
+	// What would be otherwise, in order.
+	Changes       []*ExplainChange `protobuf:"bytes,9,rep,name=changes,proto3" json:"changes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExplainRequest) Reset() {
+	*x = ExplainRequest{}
+	mi := &file_api_admin_admin_proto_msgTypes[51]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainRequest) ProtoMessage() {}
+
+func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_api_admin_admin_proto_msgTypes[51]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainRequest.ProtoReflect.Descriptor instead.
+func (*ExplainRequest) Descriptor() ([]byte, []int) {
+	return file_api_admin_admin_proto_rawDescGZIP(), []int{51}
+}
+
+func (x *ExplainRequest) GetFrom() string {
+	if x != nil {
+		return x.From
+	}
+	return ""
+}
+
+func (x *ExplainRequest) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *ExplainRequest) GetAccount() string {
+	if x != nil {
+		return x.Account
+	}
+	return ""
+}
+
+func (x *ExplainRequest) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *ExplainRequest) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
+func (x *ExplainRequest) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *ExplainRequest) GetMethod() string {
+	if x != nil {
+		return x.Method
+	}
+	return ""
+}
+
+func (x *ExplainRequest) GetHeaders() []*ExplainHeader {
+	if x != nil {
+		return x.Headers
+	}
+	return nil
+}
+
+func (x *ExplainRequest) GetChanges() []*ExplainChange {
+	if x != nil {
+		return x.Changes
+	}
+	return nil
+}
+
+type ExplainHeader struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Value         string                 `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExplainHeader) Reset() {
+	*x = ExplainHeader{}
+	mi := &file_api_admin_admin_proto_msgTypes[52]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainHeader) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainHeader) ProtoMessage() {}
+
+func (x *ExplainHeader) ProtoReflect() protoreflect.Message {
+	mi := &file_api_admin_admin_proto_msgTypes[52]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainHeader.ProtoReflect.Descriptor instead.
+func (*ExplainHeader) Descriptor() ([]byte, []int) {
+	return file_api_admin_admin_proto_rawDescGZIP(), []int{52}
+}
+
+func (x *ExplainHeader) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ExplainHeader) GetValue() string {
+	if x != nil {
+		return x.Value
+	}
+	return ""
+}
+
+type ExplainChange struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Text          string                 `protobuf:"bytes,1,opt,name=text,proto3" json:"text,omitempty"` // the grammar of --if
+	Yaml          []byte                 `protobuf:"bytes,2,opt,name=yaml,proto3" json:"yaml,omitempty"` // of file:PATH, its content
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExplainChange) Reset() {
+	*x = ExplainChange{}
+	mi := &file_api_admin_admin_proto_msgTypes[53]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainChange) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainChange) ProtoMessage() {}
+
+func (x *ExplainChange) ProtoReflect() protoreflect.Message {
+	mi := &file_api_admin_admin_proto_msgTypes[53]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainChange.ProtoReflect.Descriptor instead.
+func (*ExplainChange) Descriptor() ([]byte, []int) {
+	return file_api_admin_admin_proto_rawDescGZIP(), []int{53}
+}
+
+func (x *ExplainChange) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
+func (x *ExplainChange) GetYaml() []byte {
+	if x != nil {
+		return x.Yaml
+	}
+	return nil
+}
+
+type ExplainResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	From          string                 `protobuf:"bytes,1,opt,name=from,proto3" json:"from,omitempty"` // INSTANCE.NAMESPACE
+	Host          string                 `protobuf:"bytes,2,opt,name=host,proto3" json:"host,omitempty"`
+	Port          uint32                 `protobuf:"varint,3,opt,name=port,proto3" json:"port,omitempty"`
+	Path          string                 `protobuf:"bytes,4,opt,name=path,proto3" json:"path,omitempty"`
+	Verdict       string                 `protobuf:"bytes,5,opt,name=verdict,proto3" json:"verdict,omitempty"` // forwarded, refused, no-route
+	Steps         []*ExplainStep         `protobuf:"bytes,6,rep,name=steps,proto3" json:"steps,omitempty"`
+	Shares        []*ExplainShare        `protobuf:"bytes,7,rep,name=shares,proto3" json:"shares,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExplainResponse) Reset() {
+	*x = ExplainResponse{}
+	mi := &file_api_admin_admin_proto_msgTypes[54]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainResponse) ProtoMessage() {}
+
+func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_api_admin_admin_proto_msgTypes[54]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainResponse.ProtoReflect.Descriptor instead.
+func (*ExplainResponse) Descriptor() ([]byte, []int) {
+	return file_api_admin_admin_proto_rawDescGZIP(), []int{54}
+}
+
+func (x *ExplainResponse) GetFrom() string {
+	if x != nil {
+		return x.From
+	}
+	return ""
+}
+
+func (x *ExplainResponse) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *ExplainResponse) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
+func (x *ExplainResponse) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *ExplainResponse) GetVerdict() string {
+	if x != nil {
+		return x.Verdict
+	}
+	return ""
+}
+
+func (x *ExplainResponse) GetSteps() []*ExplainStep {
+	if x != nil {
+		return x.Steps
+	}
+	return nil
+}
+
+func (x *ExplainResponse) GetShares() []*ExplainShare {
+	if x != nil {
+		return x.Shares
+	}
+	return nil
+}
+
+// ExplainStep is one decision. What is empty, or 0, is unknown or not said by any object.
+type ExplainStep struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Step          string                 `protobuf:"bytes,1,opt,name=step,proto3" json:"step,omitempty"`
+	Decision      string                 `protobuf:"bytes,2,opt,name=decision,proto3" json:"decision,omitempty"`
+	Reason        string                 `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	Object        string                 `protobuf:"bytes,4,opt,name=object,proto3" json:"object,omitempty"`
+	Path          string                 `protobuf:"bytes,5,opt,name=path,proto3" json:"path,omitempty"`
+	File          string                 `protobuf:"bytes,6,opt,name=file,proto3" json:"file,omitempty"`
+	Line          int32                  `protobuf:"varint,7,opt,name=line,proto3" json:"line,omitempty"`
+	Rejected      []*ExplainRejected     `protobuf:"bytes,8,rep,name=rejected,proto3" json:"rejected,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExplainStep) Reset() {
+	*x = ExplainStep{}
+	mi := &file_api_admin_admin_proto_msgTypes[55]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainStep) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainStep) ProtoMessage() {}
+
+func (x *ExplainStep) ProtoReflect() protoreflect.Message {
+	mi := &file_api_admin_admin_proto_msgTypes[55]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainStep.ProtoReflect.Descriptor instead.
+func (*ExplainStep) Descriptor() ([]byte, []int) {
+	return file_api_admin_admin_proto_rawDescGZIP(), []int{55}
+}
+
+func (x *ExplainStep) GetStep() string {
+	if x != nil {
+		return x.Step
+	}
+	return ""
+}
+
+func (x *ExplainStep) GetDecision() string {
+	if x != nil {
+		return x.Decision
+	}
+	return ""
+}
+
+func (x *ExplainStep) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *ExplainStep) GetObject() string {
+	if x != nil {
+		return x.Object
+	}
+	return ""
+}
+
+func (x *ExplainStep) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *ExplainStep) GetFile() string {
+	if x != nil {
+		return x.File
+	}
+	return ""
+}
+
+func (x *ExplainStep) GetLine() int32 {
+	if x != nil {
+		return x.Line
+	}
+	return 0
+}
+
+func (x *ExplainStep) GetRejected() []*ExplainRejected {
+	if x != nil {
+		return x.Rejected
+	}
+	return nil
+}
+
+type ExplainRejected struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Object        string                 `protobuf:"bytes,1,opt,name=object,proto3" json:"object,omitempty"`
+	Reason        string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExplainRejected) Reset() {
+	*x = ExplainRejected{}
+	mi := &file_api_admin_admin_proto_msgTypes[56]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainRejected) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainRejected) ProtoMessage() {}
+
+func (x *ExplainRejected) ProtoReflect() protoreflect.Message {
+	mi := &file_api_admin_admin_proto_msgTypes[56]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainRejected.ProtoReflect.Descriptor instead.
+func (*ExplainRejected) Descriptor() ([]byte, []int) {
+	return file_api_admin_admin_proto_rawDescGZIP(), []int{56}
+}
+
+func (x *ExplainRejected) GetObject() string {
+	if x != nil {
+		return x.Object
+	}
+	return ""
+}
+
+func (x *ExplainRejected) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// ExplainShare is the part of the calls that a zone of a cluster gets; without a cluster, that nobody answers.
+type ExplainShare struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Cluster       string                 `protobuf:"bytes,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	Zone          string                 `protobuf:"bytes,2,opt,name=zone,proto3" json:"zone,omitempty"`
+	Subset        string                 `protobuf:"bytes,3,opt,name=subset,proto3" json:"subset,omitempty"`
+	Host          string                 `protobuf:"bytes,4,opt,name=host,proto3" json:"host,omitempty"`
+	Predicted     float64                `protobuf:"fixed64,5,opt,name=predicted,proto3" json:"predicted,omitempty"` // 0..1
+	Endpoints     []*ExplainEndpoint     `protobuf:"bytes,6,rep,name=endpoints,proto3" json:"endpoints,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExplainShare) Reset() {
+	*x = ExplainShare{}
+	mi := &file_api_admin_admin_proto_msgTypes[57]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainShare) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainShare) ProtoMessage() {}
+
+func (x *ExplainShare) ProtoReflect() protoreflect.Message {
+	mi := &file_api_admin_admin_proto_msgTypes[57]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainShare.ProtoReflect.Descriptor instead.
+func (*ExplainShare) Descriptor() ([]byte, []int) {
+	return file_api_admin_admin_proto_rawDescGZIP(), []int{57}
+}
+
+func (x *ExplainShare) GetCluster() string {
+	if x != nil {
+		return x.Cluster
+	}
+	return ""
+}
+
+func (x *ExplainShare) GetZone() string {
+	if x != nil {
+		return x.Zone
+	}
+	return ""
+}
+
+func (x *ExplainShare) GetSubset() string {
+	if x != nil {
+		return x.Subset
+	}
+	return ""
+}
+
+func (x *ExplainShare) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *ExplainShare) GetPredicted() float64 {
+	if x != nil {
+		return x.Predicted
+	}
+	return 0
+}
+
+func (x *ExplainShare) GetEndpoints() []*ExplainEndpoint {
+	if x != nil {
+		return x.Endpoints
+	}
+	return nil
+}
+
+type ExplainEndpoint struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Healthy       bool                   `protobuf:"varint,2,opt,name=healthy,proto3" json:"healthy,omitempty"`
+	Weight        uint32                 `protobuf:"varint,3,opt,name=weight,proto3" json:"weight,omitempty"`
+	Priority      uint32                 `protobuf:"varint,4,opt,name=priority,proto3" json:"priority,omitempty"`
+	Excluded      string                 `protobuf:"bytes,5,opt,name=excluded,proto3" json:"excluded,omitempty"` // why proxies are not told of it
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExplainEndpoint) Reset() {
+	*x = ExplainEndpoint{}
+	mi := &file_api_admin_admin_proto_msgTypes[58]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainEndpoint) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainEndpoint) ProtoMessage() {}
+
+func (x *ExplainEndpoint) ProtoReflect() protoreflect.Message {
+	mi := &file_api_admin_admin_proto_msgTypes[58]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainEndpoint.ProtoReflect.Descriptor instead.
+func (*ExplainEndpoint) Descriptor() ([]byte, []int) {
+	return file_api_admin_admin_proto_rawDescGZIP(), []int{58}
+}
+
+func (x *ExplainEndpoint) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ExplainEndpoint) GetHealthy() bool {
+	if x != nil {
+		return x.Healthy
+	}
+	return false
+}
+
+func (x *ExplainEndpoint) GetWeight() uint32 {
+	if x != nil {
+		return x.Weight
+	}
+	return 0
+}
+
+func (x *ExplainEndpoint) GetPriority() uint32 {
+	if x != nil {
+		return x.Priority
+	}
+	return 0
+}
+
+func (x *ExplainEndpoint) GetExcluded() string {
+	if x != nil {
+		return x.Excluded
+	}
+	return ""
+}
+
 var File_api_admin_admin_proto protoreflect.FileDescriptor
 
 const file_api_admin_admin_proto_rawDesc = "" +
@@ -3470,7 +4090,56 @@ const file_api_admin_admin_proto_rawDesc = "" +
 	"\x19DeregisterWorkloadRequest\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\"\x1c\n" +
-	"\x1aDeregisterWorkloadResponseB%Z#isthmus.dev/isthmus/api/admin;adminb\x06proto3"
+	"\x1aDeregisterWorkloadResponse\"\xa6\x02\n" +
+	"\x0eExplainRequest\x12\x12\n" +
+	"\x04from\x18\x01 \x01(\tR\x04from\x12\x1c\n" +
+	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x18\n" +
+	"\aaccount\x18\x03 \x01(\tR\aaccount\x12\x12\n" +
+	"\x04host\x18\x04 \x01(\tR\x04host\x12\x12\n" +
+	"\x04port\x18\x05 \x01(\rR\x04port\x12\x12\n" +
+	"\x04path\x18\x06 \x01(\tR\x04path\x12\x16\n" +
+	"\x06method\x18\a \x01(\tR\x06method\x129\n" +
+	"\aheaders\x18\b \x03(\v2\x1f.isthmus.admin.v1.ExplainHeaderR\aheaders\x129\n" +
+	"\achanges\x18\t \x03(\v2\x1f.isthmus.admin.v1.ExplainChangeR\achanges\"9\n" +
+	"\rExplainHeader\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value\"7\n" +
+	"\rExplainChange\x12\x12\n" +
+	"\x04text\x18\x01 \x01(\tR\x04text\x12\x12\n" +
+	"\x04yaml\x18\x02 \x01(\fR\x04yaml\"\xe8\x01\n" +
+	"\x0fExplainResponse\x12\x12\n" +
+	"\x04from\x18\x01 \x01(\tR\x04from\x12\x12\n" +
+	"\x04host\x18\x02 \x01(\tR\x04host\x12\x12\n" +
+	"\x04port\x18\x03 \x01(\rR\x04port\x12\x12\n" +
+	"\x04path\x18\x04 \x01(\tR\x04path\x12\x18\n" +
+	"\averdict\x18\x05 \x01(\tR\averdict\x123\n" +
+	"\x05steps\x18\x06 \x03(\v2\x1d.isthmus.admin.v1.ExplainStepR\x05steps\x126\n" +
+	"\x06shares\x18\a \x03(\v2\x1e.isthmus.admin.v1.ExplainShareR\x06shares\"\xe8\x01\n" +
+	"\vExplainStep\x12\x12\n" +
+	"\x04step\x18\x01 \x01(\tR\x04step\x12\x1a\n" +
+	"\bdecision\x18\x02 \x01(\tR\bdecision\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x16\n" +
+	"\x06object\x18\x04 \x01(\tR\x06object\x12\x12\n" +
+	"\x04path\x18\x05 \x01(\tR\x04path\x12\x12\n" +
+	"\x04file\x18\x06 \x01(\tR\x04file\x12\x12\n" +
+	"\x04line\x18\a \x01(\x05R\x04line\x12=\n" +
+	"\brejected\x18\b \x03(\v2!.isthmus.admin.v1.ExplainRejectedR\brejected\"A\n" +
+	"\x0fExplainRejected\x12\x16\n" +
+	"\x06object\x18\x01 \x01(\tR\x06object\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"\xc7\x01\n" +
+	"\fExplainShare\x12\x18\n" +
+	"\acluster\x18\x01 \x01(\tR\acluster\x12\x12\n" +
+	"\x04zone\x18\x02 \x01(\tR\x04zone\x12\x16\n" +
+	"\x06subset\x18\x03 \x01(\tR\x06subset\x12\x12\n" +
+	"\x04host\x18\x04 \x01(\tR\x04host\x12\x1c\n" +
+	"\tpredicted\x18\x05 \x01(\x01R\tpredicted\x12?\n" +
+	"\tendpoints\x18\x06 \x03(\v2!.isthmus.admin.v1.ExplainEndpointR\tendpoints\"\x8f\x01\n" +
+	"\x0fExplainEndpoint\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
+	"\ahealthy\x18\x02 \x01(\bR\ahealthy\x12\x16\n" +
+	"\x06weight\x18\x03 \x01(\rR\x06weight\x12\x1a\n" +
+	"\bpriority\x18\x04 \x01(\rR\bpriority\x12\x1a\n" +
+	"\bexcluded\x18\x05 \x01(\tR\bexcludedB%Z#isthmus.dev/isthmus/api/admin;adminb\x06proto3"
 
 var (
 	file_api_admin_admin_proto_rawDescOnce sync.Once
@@ -3485,7 +4154,7 @@ func file_api_admin_admin_proto_rawDescGZIP() []byte {
 }
 
 var file_api_admin_admin_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_api_admin_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 55)
+var file_api_admin_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 63)
 var file_api_admin_admin_proto_goTypes = []any{
 	(WatchEvent_Type)(0),               // 0: isthmus.admin.v1.WatchEvent.Type
 	(*Object)(nil),                     // 1: isthmus.admin.v1.Object
@@ -3539,14 +4208,22 @@ var file_api_admin_admin_proto_goTypes = []any{
 	(*RegisterWorkloadResponse)(nil),   // 49: isthmus.admin.v1.RegisterWorkloadResponse
 	(*DeregisterWorkloadRequest)(nil),  // 50: isthmus.admin.v1.DeregisterWorkloadRequest
 	(*DeregisterWorkloadResponse)(nil), // 51: isthmus.admin.v1.DeregisterWorkloadResponse
-	nil,                                // 52: isthmus.admin.v1.ApplyRequest.ExpectEntry
-	nil,                                // 53: isthmus.admin.v1.ServiceCluster.LocalitiesEntry
-	nil,                                // 54: isthmus.admin.v1.InspectProxyRequest.LevelsEntry
-	nil,                                // 55: isthmus.admin.v1.RegisterWorkloadRequest.LabelsEntry
+	(*ExplainRequest)(nil),             // 52: isthmus.admin.v1.ExplainRequest
+	(*ExplainHeader)(nil),              // 53: isthmus.admin.v1.ExplainHeader
+	(*ExplainChange)(nil),              // 54: isthmus.admin.v1.ExplainChange
+	(*ExplainResponse)(nil),            // 55: isthmus.admin.v1.ExplainResponse
+	(*ExplainStep)(nil),                // 56: isthmus.admin.v1.ExplainStep
+	(*ExplainRejected)(nil),            // 57: isthmus.admin.v1.ExplainRejected
+	(*ExplainShare)(nil),               // 58: isthmus.admin.v1.ExplainShare
+	(*ExplainEndpoint)(nil),            // 59: isthmus.admin.v1.ExplainEndpoint
+	nil,                                // 60: isthmus.admin.v1.ApplyRequest.ExpectEntry
+	nil,                                // 61: isthmus.admin.v1.ServiceCluster.LocalitiesEntry
+	nil,                                // 62: isthmus.admin.v1.InspectProxyRequest.LevelsEntry
+	nil,                                // 63: isthmus.admin.v1.RegisterWorkloadRequest.LabelsEntry
 }
 var file_api_admin_admin_proto_depIdxs = []int32{
 	4,  // 0: isthmus.admin.v1.ApplyRequest.files:type_name -> isthmus.admin.v1.File
-	52, // 1: isthmus.admin.v1.ApplyRequest.expect:type_name -> isthmus.admin.v1.ApplyRequest.ExpectEntry
+	60, // 1: isthmus.admin.v1.ApplyRequest.expect:type_name -> isthmus.admin.v1.ApplyRequest.ExpectEntry
 	2,  // 2: isthmus.admin.v1.ApplyResponse.findings:type_name -> isthmus.admin.v1.Finding
 	1,  // 3: isthmus.admin.v1.ApplyResponse.objects:type_name -> isthmus.admin.v1.Object
 	1,  // 4: isthmus.admin.v1.GetResponse.objects:type_name -> isthmus.admin.v1.Object
@@ -3559,7 +4236,7 @@ var file_api_admin_admin_proto_depIdxs = []int32{
 	33, // 11: isthmus.admin.v1.ListServicesResponse.services:type_name -> isthmus.admin.v1.Service
 	34, // 12: isthmus.admin.v1.Service.ports:type_name -> isthmus.admin.v1.ServicePort
 	35, // 13: isthmus.admin.v1.Service.clusters:type_name -> isthmus.admin.v1.ServiceCluster
-	53, // 14: isthmus.admin.v1.ServiceCluster.localities:type_name -> isthmus.admin.v1.ServiceCluster.LocalitiesEntry
+	61, // 14: isthmus.admin.v1.ServiceCluster.localities:type_name -> isthmus.admin.v1.ServiceCluster.LocalitiesEntry
 	2,  // 15: isthmus.admin.v1.ExportServiceResponse.findings:type_name -> isthmus.admin.v1.Finding
 	40, // 16: isthmus.admin.v1.ProxyStatusResponse.proxies:type_name -> isthmus.admin.v1.Proxy
 	41, // 17: isthmus.admin.v1.Proxy.clusters:type_name -> isthmus.admin.v1.ProxyType
@@ -3567,15 +4244,21 @@ var file_api_admin_admin_proto_depIdxs = []int32{
 	41, // 19: isthmus.admin.v1.Proxy.routes:type_name -> isthmus.admin.v1.ProxyType
 	41, // 20: isthmus.admin.v1.Proxy.endpoints:type_name -> isthmus.admin.v1.ProxyType
 	41, // 21: isthmus.admin.v1.Proxy.secrets:type_name -> isthmus.admin.v1.ProxyType
-	54, // 22: isthmus.admin.v1.InspectProxyRequest.levels:type_name -> isthmus.admin.v1.InspectProxyRequest.LevelsEntry
+	62, // 22: isthmus.admin.v1.InspectProxyRequest.levels:type_name -> isthmus.admin.v1.InspectProxyRequest.LevelsEntry
 	46, // 23: isthmus.admin.v1.CheckResponse.checks:type_name -> isthmus.admin.v1.Check
-	55, // 24: isthmus.admin.v1.RegisterWorkloadRequest.labels:type_name -> isthmus.admin.v1.RegisterWorkloadRequest.LabelsEntry
+	63, // 24: isthmus.admin.v1.RegisterWorkloadRequest.labels:type_name -> isthmus.admin.v1.RegisterWorkloadRequest.LabelsEntry
 	48, // 25: isthmus.admin.v1.RegisterWorkloadRequest.ports:type_name -> isthmus.admin.v1.WorkloadPort
-	26, // [26:26] is the sub-list for method output_type
-	26, // [26:26] is the sub-list for method input_type
-	26, // [26:26] is the sub-list for extension type_name
-	26, // [26:26] is the sub-list for extension extendee
-	0,  // [0:26] is the sub-list for field type_name
+	53, // 26: isthmus.admin.v1.ExplainRequest.headers:type_name -> isthmus.admin.v1.ExplainHeader
+	54, // 27: isthmus.admin.v1.ExplainRequest.changes:type_name -> isthmus.admin.v1.ExplainChange
+	56, // 28: isthmus.admin.v1.ExplainResponse.steps:type_name -> isthmus.admin.v1.ExplainStep
+	58, // 29: isthmus.admin.v1.ExplainResponse.shares:type_name -> isthmus.admin.v1.ExplainShare
+	57, // 30: isthmus.admin.v1.ExplainStep.rejected:type_name -> isthmus.admin.v1.ExplainRejected
+	59, // 31: isthmus.admin.v1.ExplainShare.endpoints:type_name -> isthmus.admin.v1.ExplainEndpoint
+	32, // [32:32] is the sub-list for method output_type
+	32, // [32:32] is the sub-list for method input_type
+	32, // [32:32] is the sub-list for extension type_name
+	32, // [32:32] is the sub-list for extension extendee
+	0,  // [0:32] is the sub-list for field type_name
 }
 
 func init() { file_api_admin_admin_proto_init() }
@@ -3589,7 +4272,7 @@ func file_api_admin_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_api_admin_admin_proto_rawDesc), len(file_api_admin_admin_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   55,
+			NumMessages:   63,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -20,6 +20,7 @@ import (
 
 	"isthmus.dev/isthmus/api/admin"
 	"isthmus.dev/isthmus/api/rpc/adminrpc"
+	"isthmus.dev/isthmus/controlplane/translate/build"
 	"isthmus.dev/isthmus/controlplane/world"
 	"isthmus.dev/isthmus/internal/hint/wire"
 	"isthmus.dev/isthmus/mesh"
@@ -46,7 +47,7 @@ type Workloads interface {
 	MintToken(proxy mesh.ProxyID, account string) ([]byte, error)
 }
 
-// Config of a Server. Federation, Workloads, Proxies, Inspect, Checks and Reckon may be nil: what
+// Config of a Server. Federation, Workloads, Proxies, Inspect, Checks, Reckon, and Folded with Plan may be nil: what
 // they would answer is then unimplemented or empty.
 type Config struct {
 	// Socket is the path to listen on, 107 bytes at most, in a folder of the owner's.
@@ -68,6 +69,9 @@ type Config struct {
 	Checks func(context.Context) []*admin.Check
 	// Reckon says what exporting one more service would come to, before it is done; nil: it is not asked.
 	Reckon func(mesh.ServiceName) []mesh.Finding
+	// Folded is the state as last published, and Plan what proxies are served: calls are explained by the two.
+	Folded func() world.Folded
+	Plan   func() build.Plan
 }
 
 // Server serves the admin API. Use New.

@@ -31,7 +31,7 @@ func (cp *controlPlane) newOperator(r *registry, w *workloads) (*operator, error
 	o.server = admin.New(admin.Config{
 		Socket: cp.config.socket(adminSocket), Logger: cp.log, Registry: cp.store, Snapshot: cp.world.Snapshot,
 		Federation: o, Workloads: w, WorkloadSocket: cp.config.socket(workloadSocket), Proxies: w.proxies,
-		Inspect: w.inspector.Ask, Reckon: cp.peers.Reckon,
+		Inspect: w.inspector.Ask, Reckon: cp.peers.Reckon, Folded: cp.world.Folded, Plan: w.xds.Plan,
 		Checks: func(context.Context) []*adminpb.Check {
 			return append([]*adminpb.Check{r.checkDisk(), w.checkLedger(), checkApplications(cp.world.Snapshot().Workloads, w.health.All()),
 				checkAddresses(cp.allocated.Without())}, checkPeers(cp.peers)...)

@@ -46,6 +46,8 @@ type lab struct {
 	dir     string
 	mu      sync.Mutex
 	hits    map[string]int // requests each application saw
+	busy    int            // requests that applications are answering now, and the most there were
+	busiest int
 	proxies map[string]*running
 }
 
@@ -379,7 +381,17 @@ func (l *lab) httpApp(name string) (addr string, stop func()) {
 		_, _ = io.Copy(io.Discard, r.Body)
 		l.mu.Lock()
 		l.hits[name]++
+		l.busy++
+		l.busiest = max(l.busiest, l.busy)
 		l.mu.Unlock()
+		defer func() {
+			l.mu.Lock()
+			l.busy--
+			l.mu.Unlock()
+		}()
+		if pause, err := time.ParseDuration(r.URL.Query().Get("delay")); err == nil {
+			time.Sleep(min(pause, time.Second))
+		}
 		if r.URL.Query().Get("forge") != "" {
 			w.Header().Set(resilience.UnreachedHeader, "1")
 			w.WriteHeader(500)

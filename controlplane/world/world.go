@@ -49,10 +49,10 @@ func (c Config) withDefaults() Config {
 
 // Owner is the only owner of a control plane's state. Use New.
 type Owner struct {
-	config   Config
-	in       chan batch
-	stopped  chan struct{} // closed when Run ends
-	snapshot atomic.Pointer[Snapshot]
+	config    Config
+	in        chan batch
+	stopped   chan struct{} // closed when Run ends
+	published atomic.Pointer[state]
 
 	changed bell.Bell // rung after every publication of something new
 
@@ -74,12 +74,15 @@ type batch struct {
 // New makes an owner with an empty state. Run must be called once.
 func New(config Config) *Owner {
 	o := &Owner{config: config.withDefaults(), in: make(chan batch), stopped: make(chan struct{})}
-	o.snapshot.Store(&Snapshot{})
+	o.published.Store(&state{})
 	return o
 }
 
 // Snapshot is the state as last published; never nil, never changed.
-func (o *Owner) Snapshot() *Snapshot { return o.snapshot.Load() }
+func (o *Owner) Snapshot() *Snapshot { return &o.published.Load().Snapshot }
+
+// Folded is the state as last published, to ask it what would be after other updates.
+func (o *Owner) Folded() Folded { return Folded{*o.published.Load()} }
 
 // Watch gives a channel that receives after every publication of something new, several in one when the reader is slow,
 // and once at the start. It is closed when ctx ends. A reader compares the snapshot with the one it had.
@@ -207,7 +210,7 @@ func (o *Owner) publish(updates []mesh.Update) {
 
 func (o *Owner) store(next state, changed bool) {
 	o.state = next
-	o.snapshot.Store(&next.Snapshot)
+	o.published.Store(&next)
 	if o.passAt.IsZero() && next.left.Len() > 0 {
 		o.passAt = time.Now().Add(time.Second)
 	}

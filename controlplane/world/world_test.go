@@ -73,6 +73,22 @@ func TestDebounce(t *testing.T) {
 	})
 }
 
+// TestFolded: what is asked of the state leaves the owner's as it is.
+func TestFolded(t *testing.T) {
+	o := start(t, Config{ConfigDelay: -1})
+	send(t, o, service(0))
+	folded := o.Folded()
+	if folded.Snapshot().Services.Len() != 1 || !folded.Snapshot().Ready {
+		t.Fatalf("got %+v, want the state as published", folded.Snapshot())
+	}
+	if after := folded.Apply(service(1)).Snapshot().Services.Len(); after != 2 {
+		t.Errorf("%d services after one more, want 2", after)
+	}
+	if now := o.Snapshot().Services.Len(); now != 1 {
+		t.Errorf("the owner has %d services, want 1", now)
+	}
+}
+
 func TestBatchIsAtomic(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o := start(t, Config{})

@@ -136,13 +136,16 @@ func (s *Server) Run(ctx context.Context) error {
 	return nil
 }
 
-// Work counts what has been computed.
-func (s *Server) Work() build.Work {
+// Plan is what proxies are served now: of nothing until the state is complete. Some hosts that changed just now may be behind.
+func (s *Server) Plan() build.Plan {
 	if plan := s.plan.Load(); plan != nil {
-		return plan.Work()
+		return *plan
 	}
-	return build.Work{}
+	return build.New(s.cfg.Options)
 }
+
+// Work counts what has been computed.
+func (s *Server) Work() build.Work { return s.Plan().Work() }
 
 // Register adds the service to a gRPC server, which should have [stream.ServerOptions] and authenticate clients by mTLS.
 func (s *Server) Register(r grpc.ServiceRegistrar) {

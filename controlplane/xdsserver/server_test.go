@@ -175,8 +175,14 @@ func TestServes(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.eventually("connected", func(s []ProxyStatus) bool { return len(s) == 1 && s[0].Connected && s[0].Version == "v1.2.3" })
+	if p.server.Plan().Serves() {
+		t.Error("there is a plan for proxies before there is a state")
+	}
 	p.publish(1)
 	r := p.hear(client, 1)
+	if !p.server.Plan().Serves() {
+		t.Error("proxies are served, and there is no plan")
+	}
 	p.say(client, xds.Request{TypeURL: xds.SecretType, Nonce: r.Nonce})
 	synced := func(s []ProxyStatus) bool { return len(s) == 1 && s[0].Type(xds.SecretType).Synced }
 	p.eventually("synced", synced)

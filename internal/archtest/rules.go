@@ -10,7 +10,7 @@ import (
 // without any of them stays testable, and its argument can serve as its cache key.
 var Pure = []string{
 	"mesh", "internal/pmap", "federation/document", "federation/catalog", "federation/clusterset", "config", "rule/...",
-	"controlplane/translate", "controlplane/translate/build", "controlplane/allocate", "controlplane/analyze",
+	"controlplane/translate", "controlplane/translate/build", "controlplane/explain", "controlplane/allocate", "controlplane/analyze",
 	"controlplane/inject", "proxy/bootstrap", "trust/anchor", "trust/bundle", "trust/rotation", "xds", "demo/topology",
 	"demo/story/meter",
 }

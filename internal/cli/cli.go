@@ -117,7 +117,7 @@ Results go to stdout, everything else to stderr; -o json is stable. Exit codes: 
 	flags.DurationVar(&g.Timeout, "timeout", 30*time.Second, "give up after this time")
 	must(root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(output.Formats, cobra.ShellCompDirectiveNoFileComp)))
 
-	root.AddCommand(newApply(g), newAnalyze(g), newGet(g), newDelete(g), newCluster(g), newService(g), newProxy(g), newCheck(g), newVersion(g))
+	root.AddCommand(newApply(g), newAnalyze(g), newGet(g), newDelete(g), newCluster(g), newService(g), newProxy(g), newExplain(g), newCheck(g), newVersion(g))
 	root.AddCommand(newProxyShort(g)...)
 	for _, build := range g.config.Commands {
 		root.AddCommand(build(g))

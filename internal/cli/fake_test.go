@@ -244,6 +244,34 @@ func (f *fake) ExportService(_ context.Context, request *admin.ExportServiceRequ
 	return &admin.ExportServiceResponse{Exported: true, To: []string{"east", "north"}}, nil
 }
 
+func (f *fake) Explain(_ context.Context, request *admin.ExplainRequest) (*admin.ExplainResponse, error) {
+	if request.GetHost() == "rating" {
+		err := hint.Code(status.Error(codes.NotFound, "no name rating is known to shop/caller-eu-a"), "no_such_host")
+		return nil, hint.Wrap(err, "did you mean ratings.shop.svc.cluster.local? isthmus service list shows the hosts")
+	}
+	for _, c := range request.GetChanges() {
+		if c.GetText() == "moon:full" {
+			err := hint.Code(status.Error(codes.InvalidArgument, `--if moon:full: there is no change "moon"`), "usage")
+			return nil, hint.Wrap(err, "--if takes cluster:NAME=gone")
+		}
+	}
+	if request.GetPort() == 81 {
+		return &admin.ExplainResponse{From: "caller-eu-a.shop", Host: request.GetHost(), Port: 81, Path: "/", Verdict: "no-route", Steps: []*admin.ExplainStep{
+			{Step: "listener", Decision: "reset", Reason: "reviews.shop.svc.clusterset.local has no port 81"}}}, nil
+	}
+	return &admin.ExplainResponse{From: "caller-eu-a.shop", Host: "reviews.shop.svc.clusterset.local", Port: 8080, Path: request.GetPath(), Verdict: "forwarded",
+		Steps: []*admin.ExplainStep{
+			{Step: "identity", Decision: "spiffe://east.mesh.example.com/ns/shop/sa/caller", Reason: "workload shop/caller-eu-a of cluster east"},
+			{Step: "rule", Decision: "route shop/reviews[1]", Reason: "the first that matches", Object: "VirtualService shop/reviews", Path: "spec.http[1]", File: "canary.yaml", Line: 12,
+				Rejected: []*admin.ExplainRejected{{Object: "VirtualService shop/reviews spec.http[0]", Reason: "header x-tester is missing"}}},
+		},
+		Shares: []*admin.ExplainShare{
+			{Cluster: "north", Zone: "eu-c", Subset: "v1", Host: "reviews.shop.svc.clusterset.local", Predicted: 0.9, Endpoints: []*admin.ExplainEndpoint{
+				{Name: "slot 0", Healthy: true, Weight: 1}, {Name: "slot 1", Excluded: "not ready"}}},
+			{Cluster: "west", Host: "reviews.shop.svc.clusterset.local", Predicted: 0.1, Endpoints: []*admin.ExplainEndpoint{{Name: "slot 0", Weight: 2, Priority: 1}}},
+		}}, nil
+}
+
 func (f *fake) ProxyStatus(context.Context, *admin.ProxyStatusRequest) (*admin.ProxyStatusResponse, error) {
 	synced := &admin.ProxyType{Synced: true, Version: "a1"}
 	return &admin.ProxyStatusResponse{Proxies: []*admin.Proxy{

@@ -41,12 +41,13 @@ const file_api_rpc_adminrpc_admin_proto_rawDesc = "" +
 	"\vRevokeToken\x12$.isthmus.admin.v1.RevokeTokenRequest\x1a%.isthmus.admin.v1.RevokeTokenResponse\x12E\n" +
 	"\x04Join\x12\x1d.isthmus.admin.v1.JoinRequest\x1a\x1e.isthmus.admin.v1.JoinResponse\x12H\n" +
 	"\x05Leave\x12\x1e.isthmus.admin.v1.LeaveRequest\x1a\x1f.isthmus.admin.v1.LeaveResponse\x12]\n" +
-	"\fListClusters\x12%.isthmus.admin.v1.ListClustersRequest\x1a&.isthmus.admin.v1.ListClustersResponse2\xa6\x05\n" +
+	"\fListClusters\x12%.isthmus.admin.v1.ListClustersRequest\x1a&.isthmus.admin.v1.ListClustersResponse2\xf6\x05\n" +
 	"\x04Mesh\x12]\n" +
 	"\fListServices\x12%.isthmus.admin.v1.ListServicesRequest\x1a&.isthmus.admin.v1.ListServicesResponse\x12`\n" +
 	"\rExportService\x12&.isthmus.admin.v1.ExportServiceRequest\x1a'.isthmus.admin.v1.ExportServiceResponse\x12Z\n" +
 	"\vProxyStatus\x12$.isthmus.admin.v1.ProxyStatusRequest\x1a%.isthmus.admin.v1.ProxyStatusResponse\x12[\n" +
-	"\fInspectProxy\x12%.isthmus.admin.v1.InspectProxyRequest\x1a\".isthmus.admin.v1.InspectProxyPart0\x01\x12H\n" +
+	"\fInspectProxy\x12%.isthmus.admin.v1.InspectProxyRequest\x1a\".isthmus.admin.v1.InspectProxyPart0\x01\x12N\n" +
+	"\aExplain\x12 .isthmus.admin.v1.ExplainRequest\x1a!.isthmus.admin.v1.ExplainResponse\x12H\n" +
 	"\x05Check\x12\x1e.isthmus.admin.v1.CheckRequest\x1a\x1f.isthmus.admin.v1.CheckResponse\x12i\n" +
 	"\x10RegisterWorkload\x12).isthmus.admin.v1.RegisterWorkloadRequest\x1a*.isthmus.admin.v1.RegisterWorkloadResponse\x12o\n" +
 	"\x12DeregisterWorkload\x12+.isthmus.admin.v1.DeregisterWorkloadRequest\x1a,.isthmus.admin.v1.DeregisterWorkloadResponseB/Z-isthmus.dev/isthmus/api/rpc/adminrpc;adminrpcb\x06proto3"
@@ -68,28 +69,30 @@ var file_api_rpc_adminrpc_admin_proto_goTypes = []any{
 	(*admin.ExportServiceRequest)(nil),       // 13: isthmus.admin.v1.ExportServiceRequest
 	(*admin.ProxyStatusRequest)(nil),         // 14: isthmus.admin.v1.ProxyStatusRequest
 	(*admin.InspectProxyRequest)(nil),        // 15: isthmus.admin.v1.InspectProxyRequest
-	(*admin.CheckRequest)(nil),               // 16: isthmus.admin.v1.CheckRequest
-	(*admin.RegisterWorkloadRequest)(nil),    // 17: isthmus.admin.v1.RegisterWorkloadRequest
-	(*admin.DeregisterWorkloadRequest)(nil),  // 18: isthmus.admin.v1.DeregisterWorkloadRequest
-	(*admin.ApplyResponse)(nil),              // 19: isthmus.admin.v1.ApplyResponse
-	(*admin.GetResponse)(nil),                // 20: isthmus.admin.v1.GetResponse
-	(*admin.WatchEvent)(nil),                 // 21: isthmus.admin.v1.WatchEvent
-	(*admin.DeleteResponse)(nil),             // 22: isthmus.admin.v1.DeleteResponse
-	(*admin.StatusResponse)(nil),             // 23: isthmus.admin.v1.StatusResponse
-	(*admin.InitResponse)(nil),               // 24: isthmus.admin.v1.InitResponse
-	(*admin.CreateTokenResponse)(nil),        // 25: isthmus.admin.v1.CreateTokenResponse
-	(*admin.ListTokensResponse)(nil),         // 26: isthmus.admin.v1.ListTokensResponse
-	(*admin.RevokeTokenResponse)(nil),        // 27: isthmus.admin.v1.RevokeTokenResponse
-	(*admin.JoinResponse)(nil),               // 28: isthmus.admin.v1.JoinResponse
-	(*admin.LeaveResponse)(nil),              // 29: isthmus.admin.v1.LeaveResponse
-	(*admin.ListClustersResponse)(nil),       // 30: isthmus.admin.v1.ListClustersResponse
-	(*admin.ListServicesResponse)(nil),       // 31: isthmus.admin.v1.ListServicesResponse
-	(*admin.ExportServiceResponse)(nil),      // 32: isthmus.admin.v1.ExportServiceResponse
-	(*admin.ProxyStatusResponse)(nil),        // 33: isthmus.admin.v1.ProxyStatusResponse
-	(*admin.InspectProxyPart)(nil),           // 34: isthmus.admin.v1.InspectProxyPart
-	(*admin.CheckResponse)(nil),              // 35: isthmus.admin.v1.CheckResponse
-	(*admin.RegisterWorkloadResponse)(nil),   // 36: isthmus.admin.v1.RegisterWorkloadResponse
-	(*admin.DeregisterWorkloadResponse)(nil), // 37: isthmus.admin.v1.DeregisterWorkloadResponse
+	(*admin.ExplainRequest)(nil),             // 16: isthmus.admin.v1.ExplainRequest
+	(*admin.CheckRequest)(nil),               // 17: isthmus.admin.v1.CheckRequest
+	(*admin.RegisterWorkloadRequest)(nil),    // 18: isthmus.admin.v1.RegisterWorkloadRequest
+	(*admin.DeregisterWorkloadRequest)(nil),  // 19: isthmus.admin.v1.DeregisterWorkloadRequest
+	(*admin.ApplyResponse)(nil),              // 20: isthmus.admin.v1.ApplyResponse
+	(*admin.GetResponse)(nil),                // 21: isthmus.admin.v1.GetResponse
+	(*admin.WatchEvent)(nil),                 // 22: isthmus.admin.v1.WatchEvent
+	(*admin.DeleteResponse)(nil),             // 23: isthmus.admin.v1.DeleteResponse
+	(*admin.StatusResponse)(nil),             // 24: isthmus.admin.v1.StatusResponse
+	(*admin.InitResponse)(nil),               // 25: isthmus.admin.v1.InitResponse
+	(*admin.CreateTokenResponse)(nil),        // 26: isthmus.admin.v1.CreateTokenResponse
+	(*admin.ListTokensResponse)(nil),         // 27: isthmus.admin.v1.ListTokensResponse
+	(*admin.RevokeTokenResponse)(nil),        // 28: isthmus.admin.v1.RevokeTokenResponse
+	(*admin.JoinResponse)(nil),               // 29: isthmus.admin.v1.JoinResponse
+	(*admin.LeaveResponse)(nil),              // 30: isthmus.admin.v1.LeaveResponse
+	(*admin.ListClustersResponse)(nil),       // 31: isthmus.admin.v1.ListClustersResponse
+	(*admin.ListServicesResponse)(nil),       // 32: isthmus.admin.v1.ListServicesResponse
+	(*admin.ExportServiceResponse)(nil),      // 33: isthmus.admin.v1.ExportServiceResponse
+	(*admin.ProxyStatusResponse)(nil),        // 34: isthmus.admin.v1.ProxyStatusResponse
+	(*admin.InspectProxyPart)(nil),           // 35: isthmus.admin.v1.InspectProxyPart
+	(*admin.ExplainResponse)(nil),            // 36: isthmus.admin.v1.ExplainResponse
+	(*admin.CheckResponse)(nil),              // 37: isthmus.admin.v1.CheckResponse
+	(*admin.RegisterWorkloadResponse)(nil),   // 38: isthmus.admin.v1.RegisterWorkloadResponse
+	(*admin.DeregisterWorkloadResponse)(nil), // 39: isthmus.admin.v1.DeregisterWorkloadResponse
 }
 var file_api_rpc_adminrpc_admin_proto_depIdxs = []int32{
 	0,  // 0: isthmus.admin.v1.Config.Apply:input_type -> isthmus.admin.v1.ApplyRequest
@@ -108,30 +111,32 @@ var file_api_rpc_adminrpc_admin_proto_depIdxs = []int32{
 	13, // 13: isthmus.admin.v1.Mesh.ExportService:input_type -> isthmus.admin.v1.ExportServiceRequest
 	14, // 14: isthmus.admin.v1.Mesh.ProxyStatus:input_type -> isthmus.admin.v1.ProxyStatusRequest
 	15, // 15: isthmus.admin.v1.Mesh.InspectProxy:input_type -> isthmus.admin.v1.InspectProxyRequest
-	16, // 16: isthmus.admin.v1.Mesh.Check:input_type -> isthmus.admin.v1.CheckRequest
-	17, // 17: isthmus.admin.v1.Mesh.RegisterWorkload:input_type -> isthmus.admin.v1.RegisterWorkloadRequest
-	18, // 18: isthmus.admin.v1.Mesh.DeregisterWorkload:input_type -> isthmus.admin.v1.DeregisterWorkloadRequest
-	19, // 19: isthmus.admin.v1.Config.Apply:output_type -> isthmus.admin.v1.ApplyResponse
-	20, // 20: isthmus.admin.v1.Config.Get:output_type -> isthmus.admin.v1.GetResponse
-	21, // 21: isthmus.admin.v1.Config.Watch:output_type -> isthmus.admin.v1.WatchEvent
-	22, // 22: isthmus.admin.v1.Config.Delete:output_type -> isthmus.admin.v1.DeleteResponse
-	23, // 23: isthmus.admin.v1.Federation.Status:output_type -> isthmus.admin.v1.StatusResponse
-	24, // 24: isthmus.admin.v1.Federation.Init:output_type -> isthmus.admin.v1.InitResponse
-	25, // 25: isthmus.admin.v1.Federation.CreateToken:output_type -> isthmus.admin.v1.CreateTokenResponse
-	26, // 26: isthmus.admin.v1.Federation.ListTokens:output_type -> isthmus.admin.v1.ListTokensResponse
-	27, // 27: isthmus.admin.v1.Federation.RevokeToken:output_type -> isthmus.admin.v1.RevokeTokenResponse
-	28, // 28: isthmus.admin.v1.Federation.Join:output_type -> isthmus.admin.v1.JoinResponse
-	29, // 29: isthmus.admin.v1.Federation.Leave:output_type -> isthmus.admin.v1.LeaveResponse
-	30, // 30: isthmus.admin.v1.Federation.ListClusters:output_type -> isthmus.admin.v1.ListClustersResponse
-	31, // 31: isthmus.admin.v1.Mesh.ListServices:output_type -> isthmus.admin.v1.ListServicesResponse
-	32, // 32: isthmus.admin.v1.Mesh.ExportService:output_type -> isthmus.admin.v1.ExportServiceResponse
-	33, // 33: isthmus.admin.v1.Mesh.ProxyStatus:output_type -> isthmus.admin.v1.ProxyStatusResponse
-	34, // 34: isthmus.admin.v1.Mesh.InspectProxy:output_type -> isthmus.admin.v1.InspectProxyPart
-	35, // 35: isthmus.admin.v1.Mesh.Check:output_type -> isthmus.admin.v1.CheckResponse
-	36, // 36: isthmus.admin.v1.Mesh.RegisterWorkload:output_type -> isthmus.admin.v1.RegisterWorkloadResponse
-	37, // 37: isthmus.admin.v1.Mesh.DeregisterWorkload:output_type -> isthmus.admin.v1.DeregisterWorkloadResponse
-	19, // [19:38] is the sub-list for method output_type
-	0,  // [0:19] is the sub-list for method input_type
+	16, // 16: isthmus.admin.v1.Mesh.Explain:input_type -> isthmus.admin.v1.ExplainRequest
+	17, // 17: isthmus.admin.v1.Mesh.Check:input_type -> isthmus.admin.v1.CheckRequest
+	18, // 18: isthmus.admin.v1.Mesh.RegisterWorkload:input_type -> isthmus.admin.v1.RegisterWorkloadRequest
+	19, // 19: isthmus.admin.v1.Mesh.DeregisterWorkload:input_type -> isthmus.admin.v1.DeregisterWorkloadRequest
+	20, // 20: isthmus.admin.v1.Config.Apply:output_type -> isthmus.admin.v1.ApplyResponse
+	21, // 21: isthmus.admin.v1.Config.Get:output_type -> isthmus.admin.v1.GetResponse
+	22, // 22: isthmus.admin.v1.Config.Watch:output_type -> isthmus.admin.v1.WatchEvent
+	23, // 23: isthmus.admin.v1.Config.Delete:output_type -> isthmus.admin.v1.DeleteResponse
+	24, // 24: isthmus.admin.v1.Federation.Status:output_type -> isthmus.admin.v1.StatusResponse
+	25, // 25: isthmus.admin.v1.Federation.Init:output_type -> isthmus.admin.v1.InitResponse
+	26, // 26: isthmus.admin.v1.Federation.CreateToken:output_type -> isthmus.admin.v1.CreateTokenResponse
+	27, // 27: isthmus.admin.v1.Federation.ListTokens:output_type -> isthmus.admin.v1.ListTokensResponse
+	28, // 28: isthmus.admin.v1.Federation.RevokeToken:output_type -> isthmus.admin.v1.RevokeTokenResponse
+	29, // 29: isthmus.admin.v1.Federation.Join:output_type -> isthmus.admin.v1.JoinResponse
+	30, // 30: isthmus.admin.v1.Federation.Leave:output_type -> isthmus.admin.v1.LeaveResponse
+	31, // 31: isthmus.admin.v1.Federation.ListClusters:output_type -> isthmus.admin.v1.ListClustersResponse
+	32, // 32: isthmus.admin.v1.Mesh.ListServices:output_type -> isthmus.admin.v1.ListServicesResponse
+	33, // 33: isthmus.admin.v1.Mesh.ExportService:output_type -> isthmus.admin.v1.ExportServiceResponse
+	34, // 34: isthmus.admin.v1.Mesh.ProxyStatus:output_type -> isthmus.admin.v1.ProxyStatusResponse
+	35, // 35: isthmus.admin.v1.Mesh.InspectProxy:output_type -> isthmus.admin.v1.InspectProxyPart
+	36, // 36: isthmus.admin.v1.Mesh.Explain:output_type -> isthmus.admin.v1.ExplainResponse
+	37, // 37: isthmus.admin.v1.Mesh.Check:output_type -> isthmus.admin.v1.CheckResponse
+	38, // 38: isthmus.admin.v1.Mesh.RegisterWorkload:output_type -> isthmus.admin.v1.RegisterWorkloadResponse
+	39, // 39: isthmus.admin.v1.Mesh.DeregisterWorkload:output_type -> isthmus.admin.v1.DeregisterWorkloadResponse
+	20, // [20:40] is the sub-list for method output_type
+	0,  // [0:20] is the sub-list for method input_type
 	0,  // [0:0] is the sub-list for extension type_name
 	0,  // [0:0] is the sub-list for extension extendee
 	0,  // [0:0] is the sub-list for field type_name

@@ -620,6 +620,7 @@ const (
 	Mesh_ExportService_FullMethodName      = "/isthmus.admin.v1.Mesh/ExportService"
 	Mesh_ProxyStatus_FullMethodName        = "/isthmus.admin.v1.Mesh/ProxyStatus"
 	Mesh_InspectProxy_FullMethodName       = "/isthmus.admin.v1.Mesh/InspectProxy"
+	Mesh_Explain_FullMethodName            = "/isthmus.admin.v1.Mesh/Explain"
 	Mesh_Check_FullMethodName              = "/isthmus.admin.v1.Mesh/Check"
 	Mesh_RegisterWorkload_FullMethodName   = "/isthmus.admin.v1.Mesh/RegisterWorkload"
 	Mesh_DeregisterWorkload_FullMethodName = "/isthmus.admin.v1.Mesh/DeregisterWorkload"
@@ -629,12 +630,13 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// Mesh shows services and proxies, and registers workloads.
+// Mesh shows services and proxies, says what becomes of calls, and registers workloads.
 type MeshClient interface {
 	ListServices(ctx context.Context, in *admin.ListServicesRequest, opts ...grpc.CallOption) (*admin.ListServicesResponse, error)
 	ExportService(ctx context.Context, in *admin.ExportServiceRequest, opts ...grpc.CallOption) (*admin.ExportServiceResponse, error)
 	ProxyStatus(ctx context.Context, in *admin.ProxyStatusRequest, opts ...grpc.CallOption) (*admin.ProxyStatusResponse, error)
 	InspectProxy(ctx context.Context, in *admin.InspectProxyRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[admin.InspectProxyPart], error)
+	Explain(ctx context.Context, in *admin.ExplainRequest, opts ...grpc.CallOption) (*admin.ExplainResponse, error)
 	Check(ctx context.Context, in *admin.CheckRequest, opts ...grpc.CallOption) (*admin.CheckResponse, error)
 	RegisterWorkload(ctx context.Context, in *admin.RegisterWorkloadRequest, opts ...grpc.CallOption) (*admin.RegisterWorkloadResponse, error)
 	DeregisterWorkload(ctx context.Context, in *admin.DeregisterWorkloadRequest, opts ...grpc.CallOption) (*admin.DeregisterWorkloadResponse, error)
@@ -697,6 +699,16 @@ func (c *meshClient) InspectProxy(ctx context.Context, in *admin.InspectProxyReq
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Mesh_InspectProxyClient = grpc.ServerStreamingClient[admin.InspectProxyPart]
 
+func (c *meshClient) Explain(ctx context.Context, in *admin.ExplainRequest, opts ...grpc.CallOption) (*admin.ExplainResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(admin.ExplainResponse)
+	err := c.cc.Invoke(ctx, Mesh_Explain_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *meshClient) Check(ctx context.Context, in *admin.CheckRequest, opts ...grpc.CallOption) (*admin.CheckResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(admin.CheckResponse)
@@ -731,12 +743,13 @@ func (c *meshClient) DeregisterWorkload(ctx context.Context, in *admin.Deregiste
 // All implementations must embed UnimplementedMeshServer
 // for forward compatibility.
 //
-// Mesh shows services and proxies, and registers workloads.
+// Mesh shows services and proxies, says what becomes of calls, and registers workloads.
 type MeshServer interface {
 	ListServices(context.Context, *admin.ListServicesRequest) (*admin.ListServicesResponse, error)
 	ExportService(context.Context, *admin.ExportServiceRequest) (*admin.ExportServiceResponse, error)
 	ProxyStatus(context.Context, *admin.ProxyStatusRequest) (*admin.ProxyStatusResponse, error)
 	InspectProxy(*admin.InspectProxyRequest, grpc.ServerStreamingServer[admin.InspectProxyPart]) error
+	Explain(context.Context, *admin.ExplainRequest) (*admin.ExplainResponse, error)
 	Check(context.Context, *admin.CheckRequest) (*admin.CheckResponse, error)
 	RegisterWorkload(context.Context, *admin.RegisterWorkloadRequest) (*admin.RegisterWorkloadResponse, error)
 	DeregisterWorkload(context.Context, *admin.DeregisterWorkloadRequest) (*admin.DeregisterWorkloadResponse, error)
@@ -761,6 +774,9 @@ func (UnimplementedMeshServer) ProxyStatus(context.Context, *admin.ProxyStatusRe
 }
 func (UnimplementedMeshServer) InspectProxy(*admin.InspectProxyRequest, grpc.ServerStreamingServer[admin.InspectProxyPart]) error {
 	return status.Error(codes.Unimplemented, "method InspectProxy not implemented")
+}
+func (UnimplementedMeshServer) Explain(context.Context, *admin.ExplainRequest) (*admin.ExplainResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Explain not implemented")
 }
 func (UnimplementedMeshServer) Check(context.Context, *admin.CheckRequest) (*admin.CheckResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Check not implemented")
@@ -857,6 +873,24 @@ func _Mesh_InspectProxy_Handler(srv interface{}, stream grpc.ServerStream) error
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Mesh_InspectProxyServer = grpc.ServerStreamingServer[admin.InspectProxyPart]
 
+func _Mesh_Explain_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(admin.ExplainRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(MeshServer).Explain(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Mesh_Explain_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(MeshServer).Explain(ctx, req.(*admin.ExplainRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Mesh_Check_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(admin.CheckRequest)
 	if err := dec(in); err != nil {
@@ -929,6 +963,10 @@ var Mesh_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ProxyStatus",
 			Handler:    _Mesh_ProxyStatus_Handler,
+		},
+		{
+			MethodName: "Explain",
+			Handler:    _Mesh_Explain_Handler,
 		},
 		{
 			MethodName: "Check",
