@@ -52,9 +52,9 @@ var kinds = sync.OnceValue(func() map[string]kind {
 		return objectSchema{goSchema: meta, spec: protoSchema{message: m.ProtoReflect().Descriptor()}}
 	}
 	fields := map[string]kind{
-		KindService:         {schema: goSchema{reflect.TypeFor[corev1.Service]()}, support: serviceSupport, lower: lowerService},
-		KindServiceExport:   {schema: goSchema{reflect.TypeFor[mcsv1.ServiceExport]()}, support: exportSupport, lower: lowerExport},
-		KindWorkloadEntry:   {schema: spec(&istio.WorkloadEntry{}), support: workloadEntrySupport, lower: lowerWorkload},
+		KindService:         {schema: goSchema{reflect.TypeFor[corev1.Service]()}, support: serviceFields, lower: lowerService},
+		KindServiceExport:   {schema: goSchema{reflect.TypeFor[mcsv1.ServiceExport]()}, support: exportFields, lower: lowerExport},
+		KindWorkloadEntry:   {schema: spec(&istio.WorkloadEntry{}), support: workloadEntryFields, lower: lowerWorkload},
 		KindVirtualService:  {schema: spec(&istio.VirtualService{}), support: virtualServiceFields, lower: message(lowerVirtualService)},
 		KindDestinationRule: {schema: spec(&istio.DestinationRule{}), support: destinationRuleFields, lower: message(lowerDestinationRule)},
 	}
