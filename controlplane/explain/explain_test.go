@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"isthmus.dev/isthmus/config"
 	"isthmus.dev/isthmus/controlplane/explain"
 	"isthmus.dev/isthmus/controlplane/translate"
 	"isthmus.dev/isthmus/controlplane/translate/build"
@@ -168,6 +169,21 @@ func TestLeftOut(t *testing.T) {
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("%s: -want +got\n%s", host, diff)
 		}
+	}
+}
+
+// TestLeftOutByName: an instance that has no port of the name a service leads to is left out for that reason.
+func TestLeftOutByName(t *testing.T) {
+	state := east(t).Apply(mesh.SetObject{Name: object(config.KindService, "ratings"), Value: &mesh.Service{Name: name("ratings"), Selector: map[string]string{"app": "ratings"},
+		Ports: []mesh.Port{{Name: "http", Number: 8080, TargetName: "web", Protocol: mesh.HTTP}}}})
+	var got []string
+	for _, s := range ask(t, state, explain.Call{From: "caller-eu-a.shop", Host: "ratings", Port: 8080}).Shares {
+		for _, e := range s.Endpoints {
+			got = append(got, fmt.Sprint(e.Name, ": ", e.Excluded))
+		}
+	}
+	if diff := cmp.Diff([]string{"ratings-1: it has no port called web", "ratings-2: it has no port called web"}, got); diff != "" {
+		t.Errorf("-want +got\n%s", diff)
 	}
 }
 
