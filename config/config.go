@@ -10,14 +10,15 @@
 // noun of package mesh), with the field and line that each part came from; what other objects there are is the linker's
 // affair (controlplane/translate), and what is wrong among them that of controlplane/analyze.
 //
-// The files: kind.go lists the kinds, document.go reads YAML, walk.go checks a document against its API (schema.go) and
-// against what is supported (fields.go, and the table in each kind's file); service.go, workload.go, virtualservice.go and
-// destinationrule.go lower a kind, producer.go bounds what came along with another cluster's export; stored.go is what
-// registries keep and how they refuse.
+// The files: kind.go lists the kinds and others.go those that are not a mesh's affair, document.go reads YAML and list.go
+// lists, walk.go checks a document against its API (schema.go) and against what is supported (fields.go, and the table in
+// each kind's file); service.go, workload.go, virtualservice.go and destinationrule.go lower a kind, producer.go bounds what
+// came along with another cluster's export; stored.go is what registries keep and how they refuse.
 package config
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
 
 	"isthmus.dev/isthmus/mesh"
@@ -34,6 +35,7 @@ const (
 	CodeNoService    = "ISM0107" // an export of a service that is not there
 	CodeProtocol     = "ISM0108" // an application protocol that is carried as plain TCP
 	CodeConflict     = "ISM0111" // clusters that export one service disagree about a port
+	CodeSkipped      = "ISM0112" // not the mesh's affair, left out: a kind of Kubernetes' own, a port that is not TCP
 	CodeProducer     = "ISM0109" // a rule that came with an export and goes beyond what a producer may decide
 	CodeSlowFailover = "ISM0110" // a time-out that makes leaving a frozen peer slow
 	CodeSharedKnob   = "ISM0113" // a setting that Envoy has once counts for two things
@@ -43,9 +45,13 @@ const (
 const (
 	MaxBytes     = 4 << 20 // of one input file
 	MaxObject    = 256 << 10
-	MaxDocuments = 2000
+	MaxDocuments = 2000 // of one file, the items of lists among them
+	MaxFindings  = 1000 // of one input
 	maxDepth     = 64
-	maxNodes     = 200_000 // after aliases are resolved
+	maxNodes     = 200_000      // of one file, and as many again that aliases repeat
+	maxCopies    = maxNodes / 8 // that aliases repeat, of one document: one of them does not use up what there is
+	maxLists     = 4            // lists within lists
+	maxOfObject  = 32           // findings about one object
 )
 
 // File is one input: any number of YAML or JSON documents.
@@ -57,8 +63,12 @@ type File struct {
 // Object is one configuration object that was read and found valid.
 type Object struct {
 	APIVersion, Kind, Namespace, Name string
-	// JSON is the whole object with sorted keys, its namespace filled in.
+	// JSON is the whole object with sorted keys, its namespace filled in, without what belongs to the server it came from
+	// (serverFields, status).
 	JSON []byte
+	// ResourceVersion is that of metadata: the version that the document was made from. Empty if there is none, if it is "0" (any),
+	// and beside a uid: registries give none, so that the document and its version come from an API server.
+	ResourceVersion string
 	// File and Line say where the document was.
 	File string
 	Line int
@@ -81,7 +91,7 @@ func Decode(files []File, defaultNamespace string) ([]Object, []mesh.Finding) {
 	r := &report{}
 	seen := map[mesh.ObjectName]Object{}
 	for _, f := range files {
-		for _, doc := range documents(f, r) {
+		for _, doc := range listed(documents(f, r), r) {
 			item := decode(doc, defaultNamespace, r)
 			if item == nil {
 				continue
@@ -96,7 +106,23 @@ func Decode(files []File, defaultNamespace string) ([]Object, []mesh.Finding) {
 			objects = append(objects, item.Object)
 		}
 	}
-	return objects, inOrder(r.findings, files)
+	return objects, atMost(MaxFindings, inOrder(r.findings, files))
+}
+
+// atMost leaves out findings beyond a number, and says so with the level of the worst of them.
+func atMost(limit int, findings []mesh.Finding) []mesh.Finding {
+	if len(findings) <= limit {
+		return findings
+	}
+	last := findings[limit-1]
+	for _, f := range findings[limit-1:] {
+		if f.Level == mesh.LevelError {
+			last = f
+			break
+		}
+	}
+	last.Message = fmt.Sprintf("%d more findings are not shown; the first of them: %s", len(findings)-limit+1, last.Message)
+	return append(findings[:limit-1:limit-1], last)
 }
 
 // inOrder sorts findings by file as given, then by line.
@@ -123,32 +149,32 @@ func Compile(o Object) (value any, findings []mesh.Finding) {
 	return value, r.findings
 }
 
-// Together gives the findings about objects that show only among others: those of the registry that they do not
-// replace. Errors are not among them, they were found when the objects were read.
-func Together(read, others []Object) []mesh.Finding {
-	mine, services := map[mesh.ObjectName]Object{}, map[mesh.ObjectName]bool{}
+// Together gives the findings about objects that were read which show only among others: exists tells whether the registry has
+// an object. What is wrong with an object by itself was found when it was read.
+func Together(read []Object, exists func(mesh.ObjectName) bool) []mesh.Finding {
+	services := map[mesh.ObjectName]bool{}
 	for _, o := range read {
-		mine[o.ID()] = o
-	}
-	for _, o := range slices.Concat(read, others) {
-		if o.Kind == "Service" {
+		if o.Kind == KindService {
 			services[o.ID()] = true
 		}
 	}
 	var out []mesh.Finding
 	for _, o := range read {
-		_, findings := Compile(o)
-		if o.Kind == KindServiceExport && !services[mesh.ObjectName{Kind: KindService, Namespace: o.Namespace, Name: o.Name}] {
-			findings = append(findings, NoService(mesh.ServiceName{Namespace: o.Namespace, Name: o.Name}))
+		if o.Kind != KindServiceExport {
+			continue
 		}
-		for _, f := range findings {
-			if f.Level != mesh.LevelError {
-				f.File, f.Line = o.File, o.Line
-				out = append(out, f)
-			}
+		if name := o.Exported(); !services[name] && !exists(name) {
+			f := NoService(mesh.ServiceName{Namespace: name.Namespace, Name: name.Name})
+			f.File, f.Line = o.File, o.Line
+			out = append(out, f)
 		}
 	}
 	return out
+}
+
+// Exported names the Service of a ServiceExport.
+func (o Object) Exported() mesh.ObjectName {
+	return mesh.ObjectName{Kind: KindService, Namespace: o.Namespace, Name: o.Name}
 }
 
 // NoService is the finding about an export of a service that is not there.

@@ -128,8 +128,13 @@ func FuzzDecode(f *testing.F) {
 	f.Add([]byte("a: &a\n  b: *a\n---\n<<: {}\n"))
 	f.Add([]byte(`{"apiVersion":"multicluster.x-k8s.io/v1beta1","kind":"ServiceExport","metadata":{"name":"a","annotations":{"isthmus.dev/export-to":"b"}}}`))
 	f.Add([]byte("apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec:\n  ports:\n" + strings.Repeat("  - {port: 80, name: http}\n", 300)))
+	f.Add([]byte("apiVersion: v1\nkind: List\nitems:\n- {kind: List, apiVersion: v1, items: [~, {apiVersion: v1, kind: Service, metadata: {name: a}, spec: {ports: [{port: 8e1, targetPort: web}]}}]}\n"))
+	f.Add([]byte("%YAML 1.2\n--- # a\nkind: ServiceList\napiVersion: v1\nitems: [{metadata: {name: a, resourceVersion: 1}, spec: {ports: [{port: 1.0, protocol: UDP}]}}]\n...\n--- [}\n---\nkind: Pod\napiVersion: v1\n"))
 	f.Fuzz(func(t *testing.T, in []byte) {
-		objects, _ := Decode([]File{{Name: "fuzz", Data: in}}, "")
+		objects, found := Decode([]File{{Name: "fuzz", Data: in}}, "")
+		if len(found) > MaxFindings || len(objects) > MaxDocuments {
+			t.Errorf("%d findings, %d objects: beyond the bounds\ninput: %q", len(found), len(objects), in)
+		}
 		built := build(objects)
 		if HasError(built.Findings) {
 			t.Errorf("accepted once, then refused: %v\ninput: %q", built.Findings, in)

@@ -52,9 +52,9 @@ var kinds = sync.OnceValue(func() map[string]kind {
 		return objectSchema{goSchema: meta, spec: protoSchema{message: m.ProtoReflect().Descriptor()}}
 	}
 	fields := map[string]kind{
-		KindService:         {schema: goSchema{reflect.TypeFor[corev1.Service]()}, support: serviceSupport, lower: lowerService},
-		KindServiceExport:   {schema: goSchema{reflect.TypeFor[mcsv1.ServiceExport]()}, support: exportSupport, lower: lowerExport},
-		KindWorkloadEntry:   {schema: spec(&istio.WorkloadEntry{}), support: workloadEntrySupport, lower: lowerWorkload},
+		KindService:         {schema: goSchema{reflect.TypeFor[corev1.Service]()}, support: serviceFields, lower: lowerService},
+		KindServiceExport:   {schema: goSchema{reflect.TypeFor[mcsv1.ServiceExport]()}, support: exportFields, lower: lowerExport},
+		KindWorkloadEntry:   {schema: spec(&istio.WorkloadEntry{}), support: workloadEntryFields, lower: lowerWorkload},
 		KindVirtualService:  {schema: spec(&istio.VirtualService{}), support: virtualServiceFields, lower: message(lowerVirtualService)},
 		KindDestinationRule: {schema: spec(&istio.DestinationRule{}), support: destinationRuleFields, lower: message(lowerDestinationRule)},
 	}
@@ -101,13 +101,19 @@ func decode(doc document, defaultNamespace string, r *report) *item {
 
 // decodeBy is decode of a rule that a producer wrote, or of any object for nil.
 func decodeBy(doc document, defaultNamespace string, by *producer, r *report) *item {
-	r.file = doc.file
+	r.begin(doc.file)
 	apiVersion, kindName := text(doc.root, "apiVersion"), text(doc.root, "kind")
 	name, namespace := text(child(doc.root, "metadata"), "name"), text(child(doc.root, "metadata"), "namespace")
 	if namespace == "" {
 		namespace = defaultNamespace
 	}
-	it := &item{Object: Object{APIVersion: apiVersion, Kind: kindName, Namespace: namespace, Name: name, File: doc.file, Line: doc.root.Line}}
+	it := &item{Object: Object{
+		APIVersion: apiVersion, Kind: kindName, Namespace: namespace, Name: name, File: doc.file, Line: doc.root.Line,
+		ResourceVersion: text(child(doc.root, "metadata"), "resourceVersion"),
+	}}
+	if it.ResourceVersion == "0" || text(child(doc.root, "metadata"), "uid") != "" {
+		it.ResourceVersion = "" // "0" is Kubernetes' word for any; who gives uids is another server, whose versions are not ours
+	}
 	before := len(r.findings)
 	k, ok := findKind(doc, it.Object, r)
 	if !ok {
@@ -136,7 +142,7 @@ func decodeBy(doc document, defaultNamespace string, by *producer, r *report) *i
 	return it
 }
 
-// findKind looks up the kind of a document.
+// findKind looks up the kind of a document. One that is somebody else's is left out with a warning.
 func findKind(doc document, o Object, r *report) (kind, bool) {
 	report := func(code, path, format string, args ...any) func(string, ...any) {
 		n := doc.root
@@ -160,6 +166,9 @@ func findKind(doc document, o Object, r *report) (kind, bool) {
 		return k, true
 	case ok && k.Group == group:
 		report(CodeUnknownKind, "apiVersion", "kind %s has no version %q", o.Kind, version)("use one of %s", strings.Join(k.Versions, ", "))
+	case !ok && othersKind(group, o.Kind):
+		r.at(doc.root, o.ID().String()).level(mesh.LevelWarning, CodeSkipped, "", "kind", "kind %s of %s is not configuration of a mesh: it was left out", o.Kind, o.APIVersion)(
+			"nothing has to be changed; Kubernetes takes it by kubectl apply")
 	case slices.Contains(laterKinds[group], o.Kind):
 		report(CodeNotSupported, "kind", "kind %s of %s is not supported yet", o.Kind, group)("leave the object out: it would have no effect")
 	case ok:
@@ -190,6 +199,10 @@ func (m *maker) encode() bool {
 	object := v.(map[string]any)
 	meta, _ := object["metadata"].(map[string]any)
 	meta["namespace"] = m.item.Namespace
+	delete(object, "status")
+	for _, field := range serverFields {
+		delete(meta, field)
+	}
 	whole, err := json.Marshal(object)
 	if err != nil || len(whole) > MaxObject {
 		m.problem(m.root, "", "the object has %d bytes as JSON, %d at most", len(whole), MaxObject)
@@ -286,6 +299,13 @@ func (m *maker) problem(n *yaml.Node, path, format string, args ...any) func(str
 func (m *maker) invalid(steps []any, format string, args ...any) func(string, ...any) {
 	n, path := m.locate(steps)
 	return m.problem(n, path, format, args...)
+}
+
+// unsupported reports, by its path, a value that is right and that this version does not act on.
+func (m *maker) unsupported(steps []any, format string, args ...any) func(string, ...any) {
+	m.bad = true
+	n, path := m.locate(steps)
+	return m.r.at(n, m.item.ID().String()).add(CodeNotSupported, "", path, format, args...)
 }
 
 // info says something about a value that is right.

@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"math"
 	"regexp"
 	"strconv"
+	"strings"
 	"unicode/utf8"
 
 	"go.yaml.in/yaml/v3"
@@ -20,54 +22,170 @@ type document struct {
 	root *yaml.Node // a mapping
 }
 
-// documents splits and parses a file. What cannot be read is a finding; empty documents are skipped. Aliases are
-// resolved by copying, within a bound, so that no document grows without limit.
+// reader reads the documents of one file. What cannot be read is a finding, and what follows it is read.
+type reader struct {
+	r    *report
+	file string
+	docs []document
+	// parsed counts documents that were given to the parser, legible or not.
+	parsed int
+	// nodes and copies are what may still be read of the file: values that stand in it, and what aliases add to them.
+	nodes, copies int
+	// over counts what had more values than were left. One may be an object that is too large; of a second one nothing is read.
+	over int
+}
+
+// documents splits and parses a file. Empty documents are skipped. Aliases are resolved by copying, within a bound, so that no
+// document grows without limit.
 func documents(f File, r *report) []document {
-	r.file = f.Name
-	unreadable := func(line int, format string, args ...any) {
-		r.at(&yaml.Node{Line: line}, "").add(CodeUnreadable, "", "", format, args...)("correct the file near this line; isthmus analyze FILE checks it without applying anything")
-	}
+	d := &reader{r: r, file: f.Name, nodes: maxNodes, copies: maxNodes}
 	if len(f.Data) > MaxBytes {
-		unreadable(1, "the file has %d bytes, %d at most", len(f.Data), MaxBytes)
+		d.unreadable(1, "the file has more than %d bytes", MaxBytes)
 		return nil
 	}
 	if !utf8.Valid(f.Data) {
-		unreadable(1, "the file is not UTF-8 text")
+		d.unreadable(1, "the file is not UTF-8 text")
 		return nil
 	}
-	var docs []document
-	dec := yaml.NewDecoder(bytes.NewReader(f.Data))
-	budget := maxNodes
+	for line, text := range split(f.Data) {
+		if !d.read(text, line) {
+			break
+		}
+	}
+	return d.docs
+}
+
+func (d *reader) unreadable(line int, format string, args ...any) {
+	d.r.begin(d.file)
+	d.r.at(&yaml.Node{Line: line}, "").add(CodeUnreadable, "", "", format, args...)("correct the file near this line; isthmus analyze FILE checks it without applying anything")
+}
+
+// split cuts a file at the lines that begin and end documents, and gives the parts with the number of lines before each. Nothing
+// else in YAML may begin with three dashes (YAML 1.2.2, c-forbidden), so what is wrong in one document ends with it. Directives
+// (%YAML) stay with the document they are for; parts of nothing but comments are left out.
+func split(data []byte) iter.Seq2[int, []byte] {
+	return func(yield func(int, []byte) bool) {
+		begin, first, line := 0, 0, 0 // of the part: its first byte, the lines before it; lines read
+		text, directive := false, false
+		for at := 0; at < len(data); line++ {
+			end := len(data)
+			if i := bytes.IndexByte(data[at:], '\n'); i >= 0 {
+				end = at + i + 1
+			}
+			row := data[at:end]
+			switch {
+			case marks(row, "---"):
+				if row = row[3:]; !directive {
+					if text && !yield(first, data[begin:at]) {
+						return
+					}
+					begin, first, text = at, line, false
+				}
+				directive = false
+			case marks(row, "..."):
+				if text && !yield(first, data[begin:at]) {
+					return
+				}
+				begin, first, text, directive, row = end, line+1, false, false, nil
+			case row[0] == '%' && !text:
+				directive, row = true, nil
+			}
+			row = bytes.TrimSpace(row)
+			text = text || len(row) > 0 && row[0] != '#'
+			at = end
+		}
+		if text {
+			yield(first, data[begin:])
+		}
+	}
+}
+
+// marks tells whether a line begins with a marker.
+func marks(row []byte, marker string) bool {
+	return bytes.HasPrefix(row, []byte(marker)) && (len(row) == len(marker) || bytes.IndexByte([]byte(" \t\r\n"), row[len(marker)]) >= 0)
+}
+
+// read parses a part of the file that has so many lines before it; false: nothing more is read.
+func (d *reader) read(text []byte, before int) bool {
+	if separators(text) > maxSeparators {
+		d.unreadable(before+1, "the document has more than %d values", maxNodes)
+		return true
+	}
+	dec := yaml.NewDecoder(bytes.NewReader(text))
 	for {
 		var n yaml.Node
 		err := decodeYAML(dec, &n)
 		if errors.Is(err, io.EOF) {
-			return docs
+			return true
+		}
+		if d.parsed++; d.parsed > MaxDocuments {
+			d.unreadable(before+max(1, n.Line), "more than %d documents", MaxDocuments)
+			return false
 		}
 		if err != nil {
-			unreadable(lineOf(err), "not YAML: %v", err)
-			return docs
-		}
-		if len(docs) == MaxDocuments {
-			unreadable(n.Line, "more than %d documents", MaxDocuments)
-			return docs
+			line, why := whereOf(err)
+			d.unreadable(before+line, "not YAML: %s", why)
+			return true
 		}
 		if len(n.Content) == 0 || n.Content[0].Tag == "!!null" {
 			continue
 		}
-		root, err := resolve(n.Content[0], maxDepth, &budget)
+		root, err := d.document(n.Content[0], before, 0)
 		if err == nil && root.Kind != yaml.MappingNode {
 			err = fmt.Errorf("a document has to be a mapping (apiVersion, kind, metadata, spec)")
 		}
 		if err != nil {
-			unreadable(n.Content[0].Line, "%v", err)
-			if budget <= 0 {
-				return docs
-			}
+			d.unreadable(before+n.Content[0].Line, "%v", err)
+		} else {
+			d.docs = append(d.docs, document{file: d.file, root: root})
+		}
+		if d.over > 1 || d.parsed > MaxDocuments {
+			return false
+		}
+	}
+}
+
+// document copies a document; a list's items each by itself, so that one that cannot be read is a finding and costs no other.
+func (d *reader) document(n *yaml.Node, before, depth int) (*yaml.Node, error) {
+	items, list := itemsOf(n)
+	if !list || items == nil || items.Kind != yaml.SequenceNode || items.Anchor != "" || depth == maxLists {
+		return d.object(n, before)
+	}
+	content := items.Content
+	items.Content = nil
+	out, err := d.object(n, before)
+	if err != nil {
+		return nil, err
+	}
+	items = child(out, "items")
+	for _, item := range content {
+		one, err := d.document(item, before, depth+1)
+		if err == nil {
+			items.Content = append(items.Content, one)
 			continue
 		}
-		docs = append(docs, document{file: f.Name, root: root})
+		d.unreadable(before+item.Line, "%v", err)
+		if d.parsed++; d.over > 1 || d.parsed > MaxDocuments {
+			break
+		}
 	}
+	return out, nil
+}
+
+// object copies one object. What is not kept does not count among the values of the file.
+func (d *reader) object(n *yaml.Node, before int) (*yaml.Node, error) {
+	nodes, copies := d.nodes, min(maxCopies, d.copies)
+	d.copies -= copies
+	c := copier{before: before, nodes: &nodes, copies: &copies}
+	out, err := c.resolve(n, maxDepth, false)
+	d.copies += max(0, copies)
+	if nodes < 0 {
+		d.over++
+	}
+	if err == nil {
+		d.nodes = nodes
+	}
+	return out, err
 }
 
 // decodeYAML reads the next document. The parser reports some malformed input by panicking.
@@ -80,36 +198,65 @@ func decodeYAML(dec *yaml.Decoder, n *yaml.Node) (err error) {
 	return dec.Decode(n)
 }
 
-var yamlLine = regexp.MustCompile(`line (\d+)`)
+var yamlLine = regexp.MustCompile(`^(?:yaml: )?line (\d+): `)
 
-func lineOf(err error) int {
+// whereOf takes the line out of what the parser says, which counts from where it was set to read.
+func whereOf(err error) (line int, why string) {
 	if m := yamlLine.FindStringSubmatch(err.Error()); m != nil {
-		if n, err := strconv.Atoi(m[1]); err == nil {
-			return n
+		if n, atoi := strconv.Atoi(m[1]); atoi == nil {
+			return n, err.Error()[len(m[0]):]
 		}
 	}
-	return 1
+	return 1, strings.TrimPrefix(err.Error(), "yaml: ")
 }
 
-// resolve copies n with aliases replaced by what they stand for, within depth and budget.
-func resolve(n *yaml.Node, depth int, budget *int) (*yaml.Node, error) {
-	if *budget--; *budget <= 0 {
-		return nil, fmt.Errorf("the documents have more than %d values once aliases are resolved", maxNodes)
+// maxSeparators bounds what the parser is given: it makes a node of 200 bytes and more of what is two bytes long. Text has
+// separators too, so it is a multiple.
+const maxSeparators = 3 * maxNodes
+
+// separators counts what stands between values; there are twice as many values at most, and a pair.
+func separators(text []byte) int {
+	n := bytes.Count(text, []byte("- "))
+	for _, c := range text {
+		switch c {
+		case ',', '[', '{', '\n':
+			n++
+		}
 	}
+	return n
+}
+
+// copier makes the values of one document.
+type copier struct {
+	before int // lines of the file before the text that was parsed
+	// nodes and copies are how many more may be made, of values that stand there and of those that aliases repeat.
+	nodes, copies *int
+}
+
+// resolve copies n with aliases replaced by what they stand for; repeated tells that n is a part of what an alias stands for.
+func (c copier) resolve(n *yaml.Node, depth int, repeated bool) (*yaml.Node, error) {
+	if repeated {
+		if *c.copies--; *c.copies < 0 {
+			return nil, fmt.Errorf("aliases (*name) repeat more than %d values", maxCopies)
+		}
+	} else if *c.nodes--; *c.nodes < 0 {
+		return nil, fmt.Errorf("the documents have more than %d values", maxNodes)
+	}
+	line := c.before + n.Line
 	if depth == 0 {
-		return nil, fmt.Errorf("line %d: nested deeper than %d levels", n.Line, maxDepth)
+		return nil, fmt.Errorf("line %d: nested deeper than %d levels", line, maxDepth)
 	}
 	if n.Kind == yaml.AliasNode {
-		c, err := resolve(n.Alias, depth-1, budget)
+		out, err := c.resolve(n.Alias, depth-1, true)
 		if err == nil {
-			c.Line = n.Line
+			out.Line = line
 		}
-		return c, err
+		return out, err
 	}
-	c := &yaml.Node{Kind: n.Kind, Tag: n.ShortTag(), Value: n.Value, Line: n.Line, Column: n.Column, Style: n.Style}
+	out := &yaml.Node{Kind: n.Kind, Tag: n.ShortTag(), Value: n.Value, Line: line, Column: n.Column, Style: n.Style}
 	keys := map[string]bool{}
 	for i, child := range n.Content {
-		r, err := resolve(child, depth-1, budget)
+		r, err := c.resolve(child, depth-1, repeated)
 		if err != nil {
 			return nil, err
 		}
@@ -124,9 +271,9 @@ func resolve(n *yaml.Node, depth int, budget *int) (*yaml.Node, error) {
 			}
 			keys[r.Value] = true
 		}
-		c.Content = append(c.Content, r)
+		out.Content = append(out.Content, r)
 	}
-	return c, nil
+	return out, nil
 }
 
 // toJSON gives the value of a node as encoding/json has it. Numbers keep their spelling where JSON has one.

@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"strings"
 
 	"go.yaml.in/yaml/v3"
 
@@ -12,6 +13,20 @@ import (
 type report struct {
 	file     string
 	findings []mesh.Finding
+	since    int // where those about the document at hand begin
+}
+
+// begin makes what follows about another document.
+func (r *report) begin(file string) { r.file, r.since = file, len(r.findings) }
+
+// full tells that enough is said about the document at hand. Who asks does not look at the rest, which the last finding then says.
+func (r *report) full() bool {
+	if len(r.findings)-r.since < maxOfObject {
+		return false
+	}
+	last := &r.findings[len(r.findings)-1]
+	last.Message, last.Fix = "too much is wrong here: what else there is was not looked at, or is not shown", "correct what is shown first"
+	return true
 }
 
 // place is where in a document a finding belongs.
@@ -34,11 +49,28 @@ func (p place) level(level mesh.Level, code, object, path, format string, args .
 	if object == "" {
 		object = p.object
 	}
-	p.r.findings = append(p.r.findings, mesh.Finding{
-		Code: code, Level: level, Object: object, Path: path, File: p.r.file, Line: p.line, Message: fmt.Sprintf(format, args...),
-	})
-	f := &p.r.findings[len(p.r.findings)-1]
-	return func(fix string, args ...any) { f.Fix = fmt.Sprintf(fix, args...) }
+	f := mesh.Finding{
+		Code: code, Level: level, Object: clip(object), Path: clip(path), File: p.r.file, Line: p.line, Message: clip(fmt.Sprintf(format, args...)),
+	}
+	if p.r.full() { // the last one speaks for the rest, and is as bad as the worst of them
+		last := &p.r.findings[len(p.r.findings)-1]
+		if f.Level == mesh.LevelError || last.Level != mesh.LevelError {
+			last.Code, last.Level = f.Code, f.Level
+		}
+		return func(string, ...any) {}
+	}
+	p.r.findings = append(p.r.findings, f)
+	at := &p.r.findings[len(p.r.findings)-1]
+	return func(fix string, args ...any) { at.Fix = clip(fmt.Sprintf(fix, args...)) }
+}
+
+// clip shortens what may repeat a value of any length.
+func clip(text string) string {
+	const most = 600
+	if len(text) <= most {
+		return text
+	}
+	return strings.ToValidUTF8(text[:most], "") + "…"
 }
 
 // nearest gives the candidate most like word, if any is alike enough to be meant.

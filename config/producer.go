@@ -65,6 +65,7 @@ type producer struct {
 func (p *producer) file() string { return "exported by " + string(p.cluster) }
 
 func (p *producer) compile(raw []byte, index int) *rule.Object {
+	p.r.begin(p.file())
 	about := mesh.ObjectName{Kind: KindService, Namespace: p.service.Namespace, Name: p.service.Name}
 	switch {
 	case index >= maxProducerRules:

@@ -22,12 +22,13 @@ const (
 	shapeInt
 	shapeNumber
 	shapeDuration
+	shapeIntOrString
 	shapeAny // a scalar or a structure that only the API knows
 )
 
 func (s shape) String() string {
 	return [...]string{"a mapping", "a list", "a mapping", "a string", "true or false", "a whole number", "a number",
-		"a duration such as 1.5s", "a value"}[s]
+		"a duration such as 1.5s", "a whole number or a name", "a value"}[s]
 }
 
 // schema is the type of a value as the API has it.
@@ -143,7 +144,9 @@ type goSchema struct{ t reflect.Type }
 
 func (g goSchema) shape() shape {
 	switch g.t {
-	case reflect.TypeFor[metav1.Time](), reflect.TypeFor[intstr.IntOrString](), reflect.TypeFor[metav1.FieldsV1]():
+	case reflect.TypeFor[intstr.IntOrString]():
+		return shapeIntOrString
+	case reflect.TypeFor[metav1.Time](), reflect.TypeFor[metav1.FieldsV1]():
 		return shapeAny
 	}
 	switch g.t.Kind() {

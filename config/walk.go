@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -10,7 +11,7 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// walker checks one document field by field.
+// walker checks one document field by field, and gives its whole numbers one spelling.
 type walker struct {
 	r       *report
 	object  string
@@ -20,8 +21,8 @@ type walker struct {
 // value checks n against its type. path is for people (spec.http[0].match), plain is without indexes and map keys and
 // selects what is supported.
 func (w *walker) value(n *yaml.Node, s schema, path, plain string) {
-	if n.Tag == "!!null" && n.Kind == yaml.ScalarNode {
-		return // absent
+	if n.Tag == "!!null" && n.Kind == yaml.ScalarNode || w.r.full() {
+		return // absent, or nothing more would be shown
 	}
 	switch want := s.shape(); want {
 	case shapeObject:
@@ -31,7 +32,9 @@ func (w *walker) value(n *yaml.Node, s schema, path, plain string) {
 			w.wrongShape(n, want, path)
 			return
 		}
-		w.tooMany(n, len(n.Content), path)
+		if w.tooMany(n, len(n.Content), path) {
+			return
+		}
 		for i, c := range n.Content {
 			w.value(c, s.elem(), fmt.Sprintf("%s[%d]", path, i), plain)
 		}
@@ -40,7 +43,9 @@ func (w *walker) value(n *yaml.Node, s schema, path, plain string) {
 			w.wrongShape(n, want, path)
 			return
 		}
-		w.tooMany(n, len(n.Content)/2, path)
+		if w.tooMany(n, len(n.Content)/2, path) {
+			return
+		}
 		for i := 0; i+1 < len(n.Content); i += 2 {
 			w.value(n.Content[i+1], s.elem(), fmt.Sprintf("%s[%q]", path, n.Content[i].Value), plain)
 		}
@@ -54,7 +59,7 @@ func (w *walker) objectValue(n *yaml.Node, s schema, path, plain string) {
 		w.wrongShape(n, shapeObject, path)
 		return
 	}
-	for i := 0; i+1 < len(n.Content); i += 2 {
+	for i := 0; i+1 < len(n.Content) && !w.r.full(); i += 2 {
 		key, child := n.Content[i], n.Content[i+1]
 		field, name, ok := s.field(key.Value)
 		fieldPath := join(path, key.Value)
@@ -87,6 +92,9 @@ func (w *walker) scalar(n *yaml.Node, s schema, path, plain string) {
 		w.wrongShape(n, want, path)
 		return
 	}
+	if want == shapeInt || want == shapeIntOrString {
+		asWhole(n)
+	}
 	if values := s.values(); values != nil && !slices.Contains(values, n.Value) {
 		fix := w.r.at(n, w.object).add(CodeInvalid, "", path, "%q is none of %s", n.Value, strings.Join(values, ", "))
 		if like, ok := nearest(n.Value, values); ok {
@@ -107,10 +115,12 @@ func (w *walker) wrongShape(n *yaml.Node, want shape, path string) {
 // maxElements bounds every list and map.
 const maxElements = 1024
 
-func (w *walker) tooMany(n *yaml.Node, count int, path string) {
+// tooMany reports a list or map beyond the bound; what is in it is then not looked at.
+func (w *walker) tooMany(n *yaml.Node, count int, path string) bool {
 	if count > maxElements {
 		w.r.at(n, w.object).add(CodeInvalid, "", path, "%d entries, %d at most", count, maxElements)("split it into several objects")
 	}
+	return count > maxElements
 }
 
 // fits tells whether a scalar can be read as a value of that shape.
@@ -121,8 +131,10 @@ func fits(n *yaml.Node, want shape) bool {
 	case shapeBool:
 		return n.Tag == "!!bool"
 	case shapeInt:
-		_, err := strconv.ParseInt(n.Value, 10, 64)
-		return n.Tag == "!!int" && err == nil
+		_, whole := wholeNumber(n)
+		return whole
+	case shapeIntOrString:
+		return fits(n, shapeString) || fits(n, shapeInt)
 	case shapeNumber:
 		return n.Tag == "!!int" || n.Tag == "!!float"
 	case shapeDuration:
@@ -130,6 +142,27 @@ func fits(n *yaml.Node, want shape) bool {
 		return n.Tag == "!!str" && err == nil
 	}
 	return true
+}
+
+// wholeNumber reads a whole number in any spelling that Kubernetes takes for one: Helm renders 1000000 as 1e+06.
+func wholeNumber(n *yaml.Node) (int64, bool) {
+	switch n.Tag {
+	case "!!int":
+		v, err := strconv.ParseInt(n.Value, 10, 64)
+		return v, err == nil
+	case "!!float":
+		f, err := strconv.ParseFloat(n.Value, 64)
+		const exact = 1 << 53 // beyond it a float64 skips whole numbers
+		return int64(f), err == nil && f == math.Trunc(f) && math.Abs(f) < exact
+	}
+	return 0, false
+}
+
+// asWhole writes a whole number that was written as a fraction or with an exponent in digits, so that it is kept that way.
+func asWhole(n *yaml.Node) {
+	if v, whole := wholeNumber(n); whole && n.Tag == "!!float" {
+		n.Tag, n.Value = "!!int", strconv.FormatInt(v, 10)
+	}
 }
 
 func join(path, field string) string {

@@ -27,8 +27,10 @@ type Port struct {
 	Name string
 	// Number is what clients connect to, 1..65535.
 	Number uint32
-	// TargetPort is where the application listens; never 0 in a snapshot.
+	// TargetPort is where the application listens; of this cluster's services 0 only with a TargetName.
 	TargetPort uint32
+	// TargetName is the name under which each workload says where it listens; empty: at TargetPort.
+	TargetName string `json:",omitempty"`
 	Protocol   Protocol
 }
 
@@ -84,7 +86,8 @@ type Workload struct {
 	ServiceAccount string
 	// Address is the pod address, valid only inside the cluster.
 	Address netip.Addr
-	// Ports maps a target port's name to its number where a service names it.
+	// Ports are the workload's own names of its ports: what a service's target names and, as Istio has it, the name of a
+	// service's port mean here.
 	Ports  map[string]uint32
 	Labels map[string]string
 	Zone   string
@@ -96,11 +99,18 @@ type Workload struct {
 	Down []uint32
 }
 
-// Serves tells whether the application answers on that port, as far as is known.
-func (w *Workload) Serves(port uint32) bool { return w.Ready && !slices.Contains(w.Down, port) }
+// Serves tells whether the application answers on that port, as far as is known; never on port 0, see TargetPort.
+func (w *Workload) Serves(port uint32) bool {
+	return port != 0 && w.Ready && !slices.Contains(w.Down, port)
+}
 
-// TargetPort is where the application listens for service port p: a port that the workload itself names wins.
+// TargetPort is where the application listens for service port p. A port of the workload that is called as the target is
+// meant; where the service gives a number, one that is called as the service's port wins over it. 0 of a workload that has
+// no port of the target's name: it does not serve p.
 func (w *Workload) TargetPort(p Port) uint32 {
+	if p.TargetName != "" {
+		return w.Ports[p.TargetName]
+	}
 	if n, ok := w.Ports[p.Name]; ok && p.Name != "" {
 		return n
 	}

@@ -2,10 +2,13 @@ package admin
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
+	"strconv"
 	"strings"
 
 	"google.golang.org/grpc/codes"
@@ -51,25 +54,22 @@ type objects struct {
 	config Config
 }
 
-// Apply writes all documents or none.
+// Apply writes all documents or none. It reads the objects that the documents name, and no others: its cost does not depend on
+// what else there is.
 func (s *objects) Apply(ctx context.Context, request *admin.ApplyRequest) (*admin.ApplyResponse, error) {
 	var files []config.File
 	for _, f := range request.GetFiles() {
 		files = append(files, config.File{Name: f.GetName(), Data: f.GetYaml()})
 	}
 	read, findings := config.Decode(files, request.GetDefaultNamespace())
-	stored, _, err := s.config.Registry.List(ctx, config.Query{})
+	have, err := s.named(ctx, read)
 	if err != nil {
 		return nil, err
 	}
-	findings = append(findings, s.together(read, stored)...)
+	findings = append(findings, planned(s.config.Snapshot(), read, have)...)
 	response := &admin.ApplyResponse{Findings: wireFindings(findings)}
 	if config.HasError(findings) {
 		return response, nil
-	}
-	have := map[mesh.ObjectName]config.Stored{}
-	for _, o := range stored {
-		have[o.Name] = o
 	}
 	changes, err := s.plan(request.GetExpect(), read, have, response)
 	if err != nil || request.GetDryRun() {
@@ -88,6 +88,34 @@ func (s *objects) Apply(ctx context.Context, request *admin.ApplyRequest) (*admi
 	return response, nil
 }
 
+// named reads what the registry has of the objects, and of those that findings about them depend on.
+func (s *objects) named(ctx context.Context, read []config.Object) (map[mesh.ObjectName]config.Stored, error) {
+	var names []mesh.ObjectName
+	for _, o := range read {
+		names = append(names, o.ID())
+	}
+	for _, o := range read {
+		if o.Kind == config.KindServiceExport {
+			names = append(names, o.Exported())
+		}
+	}
+	have := map[mesh.ObjectName]config.Stored{}
+	if len(names) == 0 {
+		return have, nil
+	}
+	slices.SortFunc(names, func(a, b mesh.ObjectName) int {
+		return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
+	})
+	stored, err := s.config.Registry.Read(ctx, slices.Compact(names)...)
+	if err != nil {
+		return nil, err
+	}
+	for _, o := range stored {
+		have[o.Name] = o
+	}
+	return have, nil
+}
+
 // plan decides what becomes of each object, notes it in the response and gives
 // what is to be written.
 func (s *objects) plan(expect map[string]int64, read []config.Object, have map[mesh.ObjectName]config.Stored, response *admin.ApplyResponse) ([]config.Change, error) {
@@ -102,6 +130,11 @@ func (s *objects) plan(expect map[string]int64, read []config.Object, have map[m
 			outcome = created
 		case bytes.Equal(old.JSON, o.JSON):
 			outcome = unchanged
+		}
+		if o.ResourceVersion != "" && outcome != unchanged {
+			if change.Expect = old.Version; exists && o.ResourceVersion != strconv.FormatInt(old.Version, 10) {
+				return nil, outdated(o, old.Version)
+			}
 		}
 		if want, ok := expect[o.ID().String()]; ok {
 			met++
@@ -123,14 +156,19 @@ func (s *objects) plan(expect map[string]int64, read []config.Object, have map[m
 	return changes, nil
 }
 
-// together gives the findings that show only with the rest of the registry, as
-// far as they are about the objects read.
-func (s *objects) together(read []config.Object, stored []config.Stored) []mesh.Finding {
-	others := make([]config.Object, 0, len(stored))
-	for _, o := range stored {
-		others = append(others, o.Object())
-	}
-	out := config.Together(read, others)
+// outdated refuses a document that was made from another version than the stored one. A document of an object that is not stored
+// is taken whatever version it names: it comes from another registry, or what it was made from is gone.
+func outdated(o config.Object, have int64) error {
+	err := status.Errorf(codes.Aborted, "%s has version %d, the document at %s:%d was made from version %.40q", o.ID(), have, o.File, o.Line, o.ResourceVersion)
+	return hint.Wrap(hint.Code(err, "conflict"), "someone else changed it: get it again, and apply your change to that; without metadata.resourceVersion the document replaces whatever there is")
+}
+
+// planned gives the findings about a change that show only among other objects: have are those of the registry that it names.
+func planned(snapshot *world.Snapshot, read []config.Object, have map[mesh.ObjectName]config.Stored) []mesh.Finding {
+	out := config.Together(read, func(name mesh.ObjectName) bool {
+		_, exists := have[name]
+		return exists
+	})
 	for _, o := range read {
 		if o.Kind != config.KindServiceExport {
 			continue
@@ -140,7 +178,7 @@ func (s *objects) together(read []config.Object, stored []config.Stored) []mesh.
 		if err := mesh.CheckSNI(name.ClusterSetHost()); err != nil {
 			finding.Code, finding.Level, finding.Message, finding.Fix = codeLongName, mesh.LevelError, err.Error(), "give the service or its namespace a shorter name"
 			out = append(out, finding)
-		} else if err := granted(s.config.Snapshot(), o.Namespace); err != nil {
+		} else if err := granted(snapshot, o.Namespace); err != nil {
 			finding.Code, finding.Level, finding.Path, finding.Message, finding.Fix = codeNotGranted, mesh.LevelWarning, "metadata.namespace", err.Error(), hint.Of(err)
 			out = append(out, finding)
 		}

@@ -12,6 +12,8 @@ import (
 type Registry interface {
 	// Get reads one object; config.ErrNotFound if there is none.
 	Get(ctx context.Context, name mesh.ObjectName) (config.Stored, error)
+	// Read reads the objects of some names, at one moment as far as the registry can. What does not exist is left out.
+	Read(ctx context.Context, names ...mesh.ObjectName) ([]config.Stored, error)
 	// List reads objects, ordered by kind, namespace and name, and gives the version of the list. If all are of one kind,
 	// a watch may start after it.
 	List(ctx context.Context, q config.Query) ([]config.Stored, int64, error)

@@ -26,6 +26,10 @@ func (f *failing) Get(_ context.Context, name mesh.ObjectName) (config.Stored, e
 	return config.Stored{Name: name}, config.ErrNotFound
 }
 
+func (f *failing) Read(context.Context, ...mesh.ObjectName) ([]config.Stored, error) {
+	return nil, f.list
+}
+
 func (f *failing) List(context.Context, config.Query) ([]config.Stored, int64, error) {
 	return nil, 7, f.list
 }

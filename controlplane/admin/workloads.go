@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 
 	"google.golang.org/grpc/codes"
@@ -117,11 +118,7 @@ func checkedWorkload(request *admin.RegisterWorkloadRequest) (*admin.RegisterWor
 
 // register writes the workload and what is missing around it.
 func (s *meshServer) register(ctx context.Context, snapshot *world.Snapshot, w *admin.RegisterWorkloadRequest, entry mesh.ObjectName) error {
-	raw, err := workloadObject(w, regionOf(snapshot.Trust, snapshot.Trust.Self))
-	if err != nil {
-		return err
-	}
-	instance := config.Change{Name: entry, JSON: raw, Expect: config.AnyVersion}
+	region := regionOf(snapshot.Trust, snapshot.Trust.Self)
 	if other := snapshot.Workloads.At(mesh.WorkloadName{Namespace: entry.Namespace, Name: entry.Name}); other != nil && other.Ready && other.Address.String() != w.GetAddress() {
 		return hint.Wrap(hint.Code(status.Errorf(codes.AlreadyExists, "workload %s/%s runs already, at %s", entry.Namespace, entry.Name, other.Address), "already_exists"),
 			"choose another name, or end the other one first")
@@ -134,11 +131,15 @@ func (s *meshServer) register(ctx context.Context, snapshot *world.Snapshot, w *
 	}
 	// What another instance of the service adds at the same moment is there at the next try.
 	for range 3 {
-		missing, err := s.missingOf(ctx, w, name)
+		missing, service, err := s.missingOf(ctx, w, name)
 		if err != nil {
 			return err
 		}
-		_, err = s.config.Registry.Commit(ctx, append(missing, instance)...)
+		raw, err := workloadObject(w, region, service)
+		if err != nil {
+			return err
+		}
+		_, err = s.config.Registry.Commit(ctx, append(missing, config.Change{Name: entry, JSON: raw, Expect: config.AnyVersion})...)
 		if _, raced := errors.AsType[*config.ConflictError](err); !raced {
 			return err
 		}
@@ -147,43 +148,42 @@ func (s *meshServer) register(ctx context.Context, snapshot *world.Snapshot, w *
 }
 
 // missingOf gives what has to be written so that the workload's service, and its
-// export if asked for, exist.
-func (s *meshServer) missingOf(ctx context.Context, w *admin.RegisterWorkloadRequest, name mesh.ServiceName) ([]config.Change, error) {
+// export if asked for, exist. known is the service if it exists, and can be read.
+func (s *meshServer) missingOf(ctx context.Context, w *admin.RegisterWorkloadRequest, name mesh.ServiceName) (changes []config.Change, known *mesh.Service, err error) {
 	if w.GetService() == "" {
-		return nil, nil
+		return nil, nil, nil
 	}
-	var changes []config.Change
 	service := mesh.ObjectName{Kind: config.KindService, Namespace: name.Namespace, Name: name.Name}
 	stored, err := s.config.Registry.Get(ctx, service)
 	switch {
 	case errors.Is(err, config.ErrNotFound):
 		raw, err := serviceObject(w)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		changes = append(changes, config.Change{Name: service, JSON: raw, Expect: config.Absent})
 	case err != nil:
-		return nil, err
+		return nil, nil, err
 	default:
 		value, _ := config.Compile(stored.Object())
-		known, _ := value.(*mesh.Service) // nil: its object says nothing that could be contradicted
+		known, _ = value.(*mesh.Service) // nil: its object says nothing that could be contradicted
 		if err := fits(known, w); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	}
 	if !w.GetExport() {
-		return changes, nil
+		return changes, known, nil
 	}
 	export := exportName(name)
 	_, err = s.config.Registry.Get(ctx, export)
 	if errors.Is(err, config.ErrNotFound) {
 		raw, err := exportObject(name, nil)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
-		return append(changes, config.Change{Name: export, JSON: raw, Expect: config.Absent}), nil
+		return append(changes, config.Change{Name: export, JSON: raw, Expect: config.Absent}), known, nil
 	}
-	return changes, err
+	return changes, known, err
 }
 
 // fits refuses an instance that the service it names, which exists, would not have or could not use.
@@ -198,8 +198,15 @@ func fits(service *mesh.Service, w *admin.RegisterWorkloadRequest) error {
 		return refuse("give the instance these labels: --label NAME=VALUE", "service %s picks workloads by labels %s, this one has %s",
 			service.Name, labelsText(service.Selector), labelsText(w.GetLabels()))
 	}
+	if len(w.GetPorts()) == 0 {
+		for _, p := range service.Ports {
+			if p.TargetName != "" {
+				return refuse("say where it is: --port "+p.TargetName+":NUMBER", "service %s leads to the port that its instances call %s, and this one names no port", service.Name, p.TargetName)
+			}
+		}
+	}
 	for _, p := range w.GetPorts() {
-		at := slices.IndexFunc(service.Ports, func(have mesh.Port) bool { return have.TargetPort == p.GetNumber() })
+		at := slices.IndexFunc(service.Ports, func(have mesh.Port) bool { return leadsTo(have, p) })
 		if at < 0 {
 			return refuse("use one of its ports, or change the service with isthmus apply", "service %s exists and leads to %s, not to port %d",
 				service.Name, portsText(service.Ports), p.GetNumber())
@@ -210,6 +217,14 @@ func fits(service *mesh.Service, w *admin.RegisterWorkloadRequest) error {
 		}
 	}
 	return nil
+}
+
+// leadsTo tells whether a service's port leads to an instance's.
+func leadsTo(have mesh.Port, p *admin.WorkloadPort) bool {
+	if have.TargetName != "" {
+		return have.TargetName == p.GetName()
+	}
+	return have.TargetPort == p.GetNumber()
 }
 
 func labelsText(labels map[string]string) string {
@@ -223,13 +238,23 @@ func labelsText(labels map[string]string) string {
 func portsText(ports []mesh.Port) string {
 	var parts []string
 	for _, p := range ports {
-		parts = append(parts, fmt.Sprintf("port %d (%s)", p.TargetPort, p.Protocol))
+		parts = append(parts, fmt.Sprintf("port %s (%s)", cmp.Or(p.TargetName, strconv.Itoa(int(p.TargetPort))), p.Protocol))
 	}
 	return strings.Join(parts, ", ")
 }
 
-func workloadObject(w *admin.RegisterWorkloadRequest, region string) ([]byte, error) {
+// workloadObject is the instance's object. It names the ports that its service, if there is one, leads to by name.
+func workloadObject(w *admin.RegisterWorkloadRequest, region string, service *mesh.Service) ([]byte, error) {
 	spec := map[string]any{"serviceAccount": w.GetServiceAccount(), "labels": w.GetLabels()}
+	named := map[string]uint32{}
+	for _, p := range w.GetPorts() {
+		if service != nil && p.GetName() != "" && slices.ContainsFunc(service.Ports, func(have mesh.Port) bool { return have.TargetName == p.GetName() }) {
+			named[p.GetName()] = p.GetNumber()
+		}
+	}
+	if len(named) > 0 {
+		spec["ports"] = named
+	}
 	if w.GetAddress() != "" {
 		spec["address"] = w.GetAddress()
 	}

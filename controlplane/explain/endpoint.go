@@ -203,6 +203,8 @@ func (q *question) localLeft(service *mesh.Service, port uint32) []leftOut {
 		switch target := w.TargetPort(p); {
 		case !w.Ready:
 			why = "not ready"
+		case target == 0:
+			why = "it has no port called " + p.TargetName
 		case !w.Serves(target):
 			why = fmt.Sprintf("port %d does not answer", target)
 		case !w.Address.IsValid():

@@ -172,6 +172,21 @@ func TestLeftOut(t *testing.T) {
 	}
 }
 
+// TestLeftOutByName: an instance that has no port of the name a service leads to is left out for that reason.
+func TestLeftOutByName(t *testing.T) {
+	state := east(t).Apply(mesh.SetObject{Name: object(config.KindService, "ratings"), Value: &mesh.Service{Name: name("ratings"), Selector: map[string]string{"app": "ratings"},
+		Ports: []mesh.Port{{Name: "http", Number: 8080, TargetName: "web", Protocol: mesh.HTTP}}}})
+	var got []string
+	for _, s := range ask(t, state, explain.Call{From: "caller-eu-a.shop", Host: "ratings", Port: 8080}).Shares {
+		for _, e := range s.Endpoints {
+			got = append(got, fmt.Sprint(e.Name, ": ", e.Excluded))
+		}
+	}
+	if diff := cmp.Diff([]string{"ratings-1: it has no port called web", "ratings-2: it has no port called web"}, got); diff != "" {
+		t.Errorf("-want +got\n%s", diff)
+	}
+}
+
 // versions are rules that know what the canary's subsets are.
 // TestDecided: each step names the object and the field that decided, and what lost against it.
 func TestDecided(t *testing.T) {

@@ -281,8 +281,11 @@ func (m *machine) replaced(name mesh.WorkloadName, number uint32) bool {
 }
 
 // up tells whether a workload answers on a port, by what its agent says and not by what was made of it: of several that
-// are busy none is up, so that all go on.
+// are busy none is up, so that all go on. Port 0 is of a workload that does not serve the service's port at all.
 func (m *machine) up(w *mesh.Workload, number uint32) bool {
+	if number == 0 {
+		return false
+	}
 	e := m.entries[w.Name]
 	if e == nil || !e.said {
 		return w.Ready

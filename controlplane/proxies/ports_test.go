@@ -223,3 +223,23 @@ func TestWaitingIsCheap(t *testing.T) {
 		t.Error("there is something to wait for when all are down")
 	}
 }
+
+// TestBusyWithoutTheName: an instance that has no port of the name a service leads to does not stand in for one that has.
+func TestBusyWithoutTheName(t *testing.T) {
+	web := mesh.ServiceName{Namespace: "me", Name: "web"}
+	for why, ports := range map[string]map[string]uint32{"another that has it stands in": {"http-port": 8001}, "another without it does not": nil} {
+		updates := []mesh.Update{mesh.SetObject{Name: mesh.ObjectName{Kind: config.KindService, Namespace: "me", Name: "web"}, Value: &mesh.Service{
+			Name: web, Selector: map[string]string{"web": "yes"}, Ports: []mesh.Port{{Name: "http", Number: 80, TargetName: "http-port"}}}}}
+		for name, own := range map[string]map[string]uint32{"a": {"http-port": 8000}, "b": ports} {
+			updates = append(updates, mesh.SetWorkload{Workload: &mesh.Workload{
+				Name: mesh.WorkloadName{Namespace: "me", Name: name}, Labels: map[string]string{"web": "yes"}, Ports: own, Ready: true}})
+		}
+		m, a := newMachine(time.Second, time.Minute, never), mesh.WorkloadName{Namespace: "me", Name: "a"}
+		m.published(time.Unix(0, 0), world.Folded{}.Apply(updates...).Snapshot())
+		m.opened(a, 1)
+		m.reported(a, 1, says("8000 busy"))
+		if got := m.verdict(a).Ready; got != (ports == nil) {
+			t.Errorf("%s: the busy one is ready: %v", why, got)
+		}
+	}
+}

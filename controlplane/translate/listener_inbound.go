@@ -107,6 +107,9 @@ func appPorts(w *mesh.Workload, services []*mesh.Service) []*appPort {
 	for _, svc := range services {
 		for _, p := range svc.Ports {
 			n := w.TargetPort(p)
+			if n == 0 {
+				continue // the workload has no port of that name
+			}
 			if byNumber[n] == nil {
 				byNumber[n] = &appPort{number: n, services: map[mesh.Protocol][]*mesh.Service{}}
 			}

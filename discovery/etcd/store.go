@@ -73,6 +73,48 @@ func (s *Store) Get(ctx context.Context, name mesh.ObjectName) (config.Stored, e
 	return config.Stored{Name: name, JSON: response.Kvs[0].Value, Version: response.Kvs[0].ModRevision}, nil
 }
 
+// readSize is how many objects are read by name at once: what an external server takes that was told nothing else.
+const readSize = 128
+
+// Read reads the objects of some names, each readSize of them at one revision. What does not exist is left out.
+func (s *Store) Read(ctx context.Context, names ...mesh.ObjectName) ([]config.Stored, error) {
+	var out []config.Stored
+	for part := range slices.Chunk(names, readSize) {
+		ops := make([]clientv3.Op, 0, len(part))
+		for _, name := range part {
+			key, err := keyOf(name)
+			if err != nil {
+				return nil, err
+			}
+			ops = append(ops, clientv3.OpGet(key))
+		}
+		found, err := s.readAll(ctx, ops)
+		if err != nil {
+			return nil, explain(fmt.Errorf("read %d objects: %w", len(part), err))
+		}
+		out = append(out, found...)
+	}
+	return out, nil
+}
+
+func (s *Store) readAll(ctx context.Context, ops []clientv3.Op) ([]config.Stored, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	response, err := s.client.Txn(ctx).Then(ops...).Commit()
+	if err != nil {
+		return nil, err
+	}
+	var out []config.Stored
+	for _, r := range response.Responses {
+		for _, kv := range r.GetResponseRange().GetKvs() {
+			if name, ok := parseKey(string(kv.Key)); ok {
+				out = append(out, config.Stored{Name: name, JSON: kv.Value, Version: kv.ModRevision})
+			}
+		}
+	}
+	return out, nil
+}
+
 // List reads all objects of a query, ordered by kind, namespace and name, and the version of the list (the registry's
 // revision): a watch may start after it.
 func (s *Store) List(ctx context.Context, q config.Query) ([]config.Stored, int64, error) {

@@ -132,6 +132,38 @@ func TestBounds(t *testing.T) {
 	}
 }
 
+// TestRead: objects are read by their names, more than an external server takes at once too; what is not there is left out.
+func TestRead(t *testing.T) {
+	store := NewStore(serve(t, filepath.Join(t.TempDir(), "etcd")).Client())
+	var names []mesh.ObjectName
+	var changes []config.Change
+	for i := range 2*readSize + 3 {
+		names = append(names, object(fmt.Sprintf("s%d", i)))
+		if i%2 == 0 {
+			changes = append(changes, config.Change{Name: names[i], JSON: fmt.Appendf(nil, "%d", i), Expect: config.Absent})
+		}
+	}
+	versions, err := store.Commit(t.Context(), changes...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := store.Read(t.Context(), names...)
+	if err != nil || len(got) != len(changes) {
+		t.Fatalf("read %d objects, %v; want %d", len(got), err, len(changes))
+	}
+	for i, o := range got {
+		if o.Name != changes[i].Name || string(o.JSON) != string(changes[i].JSON) || o.Version != versions[i] {
+			t.Errorf("object %d is %+v, want %+v of version %d", i, o, changes[i], versions[i])
+		}
+	}
+	if none, err := store.Read(t.Context()); err != nil || len(none) != 0 {
+		t.Errorf("no names: %v, %v", none, err)
+	}
+	if _, err := store.Read(t.Context(), mesh.ObjectName{Kind: "a/b"}); err == nil {
+		t.Error("a name that cannot be stored was read")
+	}
+}
+
 func TestAllocated(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "etcd")
 	ratings, gone := mesh.ServiceName{Namespace: "shop", Name: "ratings"}, mesh.ServiceName{Namespace: "shop", Name: "gone"}

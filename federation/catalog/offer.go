@@ -49,7 +49,7 @@ func invalid(name mesh.ServiceName, err error) mesh.Finding {
 func announced(service *mesh.Service, backends *mesh.Backends, known *Known) *mesh.ExportedService {
 	e := &mesh.ExportedService{Name: service.Name, To: slices.Compact(slices.Sorted(slices.Values(service.Export.To)))}
 	for _, p := range service.Ports {
-		p.TargetPort = 0
+		p.TargetPort, p.TargetName = 0, ""
 		e.Ports = append(e.Ports, p)
 	}
 	if backends != nil {

@@ -17,6 +17,7 @@ import (
 	"isthmus.dev/isthmus/internal/cli/exit"
 	"isthmus.dev/isthmus/internal/cli/output"
 	"isthmus.dev/isthmus/internal/hint"
+	"isthmus.dev/isthmus/mesh"
 )
 
 // findingDoc is one finding in JSON.
@@ -55,7 +56,13 @@ func newApply(g *Globals) *cobra.Command {
 		Use:   "apply -f FILE",
 		Short: "Apply configuration: all documents or, if one has an error, none",
 		Long: `Applies the YAML or JSON documents of all files as one change: all of them or, if one has a finding of level error, none
-(exit code 79). Warnings are printed and do not stop it. FILE may be a folder (its *.yaml, *.yml and *.json) or - for stdin.`,
+(exit code 79). Warnings are printed and do not stop it. FILE may be a folder (its *.yaml, *.yml and *.json) or - for stdin.
+
+What Kubernetes and Helm print is taken as it is: lists, what an API server adds to an object (it is not kept), and objects that
+are not the mesh's affair, such as Deployments, which are left out with a warning.
+
+A document with metadata.resourceVersion, as isthmus get -o yaml prints it, is applied only if the object has not been changed
+since (else exit code 1, error code conflict). Without it a document replaces whatever there is.`,
 		Example: "  isthmus --cluster west apply -f canary.yaml\n  cat canary.yaml | isthmus --cluster west apply -f -",
 		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -113,15 +120,18 @@ func analyzeAlone(request *admin.ApplyRequest) []findingDoc {
 	}
 	objects, findings := config.Decode(files, request.GetDefaultNamespace())
 	docs := []findingDoc{}
-	for _, f := range append(findings, config.Together(objects, nil)...) {
+	for _, f := range append(findings, config.Together(objects, func(mesh.ObjectName) bool { return false })...) {
 		docs = append(docs, findingDoc{Code: f.Code, Level: string(f.Level), Object: f.Object, Path: f.Path, File: f.File, Line: int32(f.Line), Message: f.Message, Fix: f.Fix})
 	}
 	return docs
 }
 
+// maxInput bounds the files of one apply, in bytes: a control plane takes requests of 8 MiB.
+const maxInput = 7 << 20
+
 // applyRequest reads all files before anything is sent.
 func (g *Globals) applyRequest(paths []string, dryRun bool) (*admin.ApplyRequest, error) {
-	request := &admin.ApplyRequest{DefaultNamespace: g.namespace(), DryRun: dryRun}
+	request, total := &admin.ApplyRequest{DefaultNamespace: g.namespace(), DryRun: dryRun}, 0
 	for _, path := range paths {
 		files, err := expand(path)
 		if err != nil {
@@ -132,6 +142,9 @@ func (g *Globals) applyRequest(paths []string, dryRun bool) (*admin.ApplyRequest
 			if err != nil {
 				return nil, err
 			}
+			if total += len(raw); total > maxInput {
+				return nil, hint.Wrap(hint.Code(fmt.Errorf("the files have more than %d bytes together", maxInput), "too_large"), "apply them in several steps")
+			}
 			request.Files = append(request.Files, &admin.File{Name: name, Yaml: raw})
 		}
 	}
@@ -140,17 +153,27 @@ func (g *Globals) applyRequest(paths []string, dryRun bool) (*admin.ApplyRequest
 
 func (g *Globals) read(name string) ([]byte, error) {
 	if name == "-" {
-		raw, err := io.ReadAll(g.In)
+		raw, err := readBounded(g.In)
 		if err != nil {
 			return nil, fmt.Errorf("read standard input: %w", err)
 		}
 		return raw, nil
 	}
-	raw, err := os.ReadFile(name)
+	file, err := os.Open(name)
+	if err != nil {
+		return nil, hint.Code(fmt.Errorf("read configuration: %w", err), "unreadable_file")
+	}
+	defer file.Close()
+	raw, err := readBounded(file)
 	if err != nil {
 		return nil, hint.Code(fmt.Errorf("read configuration: %w", err), "unreadable_file")
 	}
 	return raw, nil
+}
+
+// readBounded reads no more of a file than shows that it is too large: what reads it says so, and which other files are wrong.
+func readBounded(r io.Reader) ([]byte, error) {
+	return io.ReadAll(io.LimitReader(r, config.MaxBytes+1))
 }
 
 // expand lists the configuration files of a folder, sorted; anything else is itself.
@@ -195,6 +218,9 @@ func (g *Globals) printApplied(response *admin.ApplyResponse, dryRun bool) error
 				suffix = " (dry run)"
 			}
 			p.Printf("%s %s%s\n", names[i], object.Outcome, suffix)
+		}
+		if len(doc.Objects) == 0 {
+			p.Progressf("nothing to apply: there is no configuration of the mesh in the files")
 		}
 	}})
 	if err != nil || refused == 0 {

@@ -5,12 +5,14 @@ import (
 	"encoding/json"
 	"fmt"
 	"sort"
+	"strconv"
 	"strings"
 
 	"isthmus.dev/isthmus/api/admin"
 )
 
-// decodeObject is a stored object as it was applied, with its status. Of a deleted one only the name may be left.
+// decodeObject is a stored object as it was applied, with its status and, where it is known, the version that tells apply whether
+// it was changed meanwhile. Of a deleted one only the name may be left.
 func decodeObject(o *admin.Object) (map[string]any, error) {
 	object := map[string]any{}
 	if len(o.GetJson()) == 0 {
@@ -26,6 +28,9 @@ func decodeObject(o *admin.Object) (map[string]any, error) {
 			return nil, fmt.Errorf("decode the status of %s %s/%s: %w", o.GetKind(), o.GetNamespace(), o.GetName(), err)
 		}
 		object["status"] = status
+	}
+	if metadata, ok := object["metadata"].(map[string]any); ok && o.GetVersion() > 0 {
+		metadata["resourceVersion"] = strconv.FormatInt(o.GetVersion(), 10)
 	}
 	return object, nil
 }

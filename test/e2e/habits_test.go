@@ -206,14 +206,14 @@ func TestHabits(t *testing.T) {
 		args                     []string
 		want                     string
 	}{
-		{"the client ends its side first", "half", "7100:tcp", "count", nil, "sent 1 got 1\nsent 200000 got 200000\nsent 3000000 got 3000000\n"},
-		{"HTTP becomes another protocol", "chat", "8100:http", "upgrade", nil, "200\n101\nhello\necho ping\n"},
-		{"TLS of the application's own", "vault", "8443:tcp", "tls", []string{certificate}, "200 the application's own\n"},
+		{"the client ends its side first", "half", "tcp:7100", "count", nil, "sent 1 got 1\nsent 200000 got 200000\nsent 3000000 got 3000000\n"},
+		{"HTTP becomes another protocol", "chat", "main:8100", "upgrade", nil, "200\n101\nhello\necho ping\n"},
+		{"TLS of the application's own", "vault", "main:8443:tcp", "tls", []string{certificate}, "200 the application's own\n"},
 	} {
 		t.Run(tc.why, func(t *testing.T) {
-			number, _, _ := strings.Cut(tc.port, ":")
+			number := strings.Split(tc.port, ":")[1]
 			server := d.workload(t, "west", tc.role+"-server", append([]string{"--name", tc.service + "-1", "-n", "strangers",
-				"--service", tc.service, "--port", "main:" + tc.port, "--export", "--", self, "0.0.0.0:" + number}, tc.args...)...)
+				"--service", tc.service, "--port", tc.port, "--export", "--", self, "0.0.0.0:" + number}, tc.args...)...)
 			for _, from := range []string{"west", "east"} {
 				argv := append([]string{self, tc.service + ".strangers.svc.clusterset.local:" + number}, tc.args...)
 				eventually(t, 60*time.Second, func() string {

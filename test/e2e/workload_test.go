@@ -215,7 +215,7 @@ func refuses(t *testing.T, d *demo) {
 		{"a name in use", "runs in west already", "choose another", 1, []string{"--name", "taken", "--", "true"}},
 		{"a name of the demo's own", "own names", "", 64, []string{"--name", "gateway", "--", "true"}},
 		{"another protocol than the service's", "is tcp, not http", "say tcp", 1,
-			[]string{"--name", "x", "-n", "strangers", "--service", "taken", "--port", "tcp:7000", "--", "true"}},
+			[]string{"--name", "x", "-n", "strangers", "--service", "taken", "--port", "http:7000", "--", "true"}},
 		{"a zone of another cluster", `no zone "west/eu-a"`, "us-a", 1, []string{"--name", "x", "--zone", "eu-a", "--", "true"}},
 		{"no such program", "no such program", "PATH", 127, []string{"--name", "x", "--", "no-such-program"}},
 		{"not a program", "cannot be executed", "", 126, []string{"--name", "x", "--", text}},

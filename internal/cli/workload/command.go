@@ -57,7 +57,7 @@ others send elsewhere and requests end, then stops the program; a second TERM do
 	set.SetInterspersed(false) // what follows the program's name is its own
 	set.StringVar(&f.name, "name", "", "name of the instance, unique in the cluster (required)")
 	set.StringVar(&f.service, "service", "", "service that it is an instance of; made if it does not exist")
-	set.StringArrayVar(&f.ports, "port", nil, "port that the program listens on, NAME:PORT[:http|grpc|tcp] (repeatable; default http)")
+	set.StringArrayVar(&f.ports, "port", nil, "port that the program listens on, NAME:PORT[:http|grpc|tcp] (repeatable); without a protocol NAME says it as in Kubernetes: tcp, mysql, grpc-api…, else http")
 	set.BoolVar(&f.export, "export", false, "export the service to the other clusters")
 	set.StringVar(&f.account, "service-account", "default", "service account, the last part of its identity")
 	set.StringArrayVar(&f.labels, "label", nil, "label, NAME=VALUE (repeatable)")

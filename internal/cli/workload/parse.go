@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 
+	"isthmus.dev/isthmus/config"
 	"isthmus.dev/isthmus/internal/cli/exit"
 	"isthmus.dev/isthmus/internal/hint"
 	"isthmus.dev/isthmus/mesh"
@@ -78,7 +79,8 @@ func (f flags) request(namespace string) (Request, error) {
 // reserved are the sidecar's own ports in the pod.
 var reserved = map[uint16]bool{15001: true, 15006: true, 15053: true}
 
-// parsePort reads NAME:PORT[:PROTOCOL].
+// parsePort reads NAME:PORT[:PROTOCOL]. Without a protocol the name says it, as that of a Service's port does; a name that says
+// nothing is HTTP's.
 func parsePort(text string) (Port, error) {
 	wrong := func(why string) error {
 		return hint.Wrap(exit.Usagef("--port %q: %s", text, why), "want NAME:PORT[:http|grpc|tcp], for example http:8000")
@@ -88,6 +90,9 @@ func parsePort(text string) (Port, error) {
 		return Port{}, wrong("wrong form")
 	}
 	p := Port{Name: parts[0], Protocol: string(mesh.HTTP)}
+	if named, ok := config.ProtocolNamed(p.Name); ok {
+		p.Protocol = string(named)
+	}
 	if !portName.MatchString(p.Name) {
 		return p, wrong("the name is not one of a-z, 0-9 and '-' with 15 characters at most")
 	}

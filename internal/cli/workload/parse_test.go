@@ -32,6 +32,19 @@ func TestRequest(t *testing.T) {
 	}
 }
 
+// TestPortProtocol: the third part says the protocol, else the port's name as in Kubernetes, else it is HTTP.
+func TestPortProtocol(t *testing.T) {
+	for port, want := range map[string]string{
+		"web:80": "http", "http:80": "http", "http-foo:80": "http", "grpc-web:80": "http", "tcp:80": "tcp", "tcp-foo:80": "tcp", "mysql:3306": "tcp",
+		"mongo:1": "tcp", "redis:1": "tcp", "https:443": "tcp", "tls:1": "tcp", "grpc:1": "grpc", "grpc-api:1": "grpc", "http2:1": "grpc",
+		"mysql:80:http": "http", "http:80:tcp": "tcp", "web:80:grpc": "grpc", "grpc:80:http": "http",
+	} {
+		if got, err := parsePort(port); err != nil || got.Protocol != want {
+			t.Errorf("--port %s: %q, %v; want %q", port, got.Protocol, err, want)
+		}
+	}
+}
+
 func TestRequestRefuses(t *testing.T) {
 	for _, tc := range []struct {
 		why    string
