@@ -32,9 +32,7 @@ const (
 	CodeInvalid      = "ISM0104" // a value that cannot be right
 	CodeUnknownKind  = "ISM0105" // no such kind or version
 	CodeUnreadable   = "ISM0106" // not YAML, or beyond a bound
-	CodeNoService    = "ISM0107" // an export of a service that is not there
 	CodeProtocol     = "ISM0108" // an application protocol that is carried as plain TCP
-	CodeConflict     = "ISM0111" // clusters that export one service disagree about a port
 	CodeSkipped      = "ISM0112" // not the mesh's affair, left out: a kind of Kubernetes' own, a port that is not TCP
 	CodeProducer     = "ISM0109" // a rule that came with an export and goes beyond what a producer may decide
 	CodeSlowFailover = "ISM0110" // a time-out that makes leaving a frozen peer slow
@@ -147,42 +145,6 @@ func Compile(o Object) (value any, findings []mesh.Finding) {
 		value = it.Value
 	}
 	return value, r.findings
-}
-
-// Together gives the findings about objects that were read which show only among others: exists tells whether the registry has
-// an object. What is wrong with an object by itself was found when it was read.
-func Together(read []Object, exists func(mesh.ObjectName) bool) []mesh.Finding {
-	services := map[mesh.ObjectName]bool{}
-	for _, o := range read {
-		if o.Kind == KindService {
-			services[o.ID()] = true
-		}
-	}
-	var out []mesh.Finding
-	for _, o := range read {
-		if o.Kind != KindServiceExport {
-			continue
-		}
-		if name := o.Exported(); !services[name] && !exists(name) {
-			f := NoService(mesh.ServiceName{Namespace: name.Namespace, Name: name.Name})
-			f.File, f.Line = o.File, o.Line
-			out = append(out, f)
-		}
-	}
-	return out
-}
-
-// Exported names the Service of a ServiceExport.
-func (o Object) Exported() mesh.ObjectName {
-	return mesh.ObjectName{Kind: KindService, Namespace: o.Namespace, Name: o.Name}
-}
-
-// NoService is the finding about an export of a service that is not there.
-func NoService(name mesh.ServiceName) mesh.Finding {
-	return mesh.Finding{
-		Code: CodeNoService, Level: mesh.LevelWarning, Object: mesh.ObjectName{Kind: KindServiceExport, Namespace: name.Namespace, Name: name.Name}.String(),
-		Path: "metadata.name", Message: "there is no Service " + name.String() + " to export", Fix: "apply the Service, or delete the export",
-	}
 }
 
 // item is an object that is being read.

@@ -170,8 +170,6 @@ func build(objects []Object) built {
 	for name, export := range exports {
 		if s := out.Services[name]; s != nil {
 			s.Export = export
-		} else {
-			out.Findings = append(out.Findings, NoService(name))
 		}
 	}
 	slices.SortFunc(out.Rules, func(a, b *rule.Object) int { return strings.Compare(a.Name.String(), b.Name.String()) })

@@ -786,6 +786,7 @@ func (x *DeleteRequest) GetVersion() int64 {
 
 type DeleteResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
+	Findings      []*Finding             `protobuf:"bytes,1,rep,name=findings,proto3" json:"findings,omitempty"` // what is wrong with other objects without this one
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -820,6 +821,93 @@ func (*DeleteResponse) Descriptor() ([]byte, []int) {
 	return file_api_admin_admin_proto_rawDescGZIP(), []int{10}
 }
 
+func (x *DeleteResponse) GetFindings() []*Finding {
+	if x != nil {
+		return x.Findings
+	}
+	return nil
+}
+
+type AnalyzeRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AnalyzeRequest) Reset() {
+	*x = AnalyzeRequest{}
+	mi := &file_api_admin_admin_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AnalyzeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AnalyzeRequest) ProtoMessage() {}
+
+func (x *AnalyzeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_api_admin_admin_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AnalyzeRequest.ProtoReflect.Descriptor instead.
+func (*AnalyzeRequest) Descriptor() ([]byte, []int) {
+	return file_api_admin_admin_proto_rawDescGZIP(), []int{11}
+}
+
+type AnalyzeResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Findings      []*Finding             `protobuf:"bytes,1,rep,name=findings,proto3" json:"findings,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AnalyzeResponse) Reset() {
+	*x = AnalyzeResponse{}
+	mi := &file_api_admin_admin_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AnalyzeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AnalyzeResponse) ProtoMessage() {}
+
+func (x *AnalyzeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_api_admin_admin_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AnalyzeResponse.ProtoReflect.Descriptor instead.
+func (*AnalyzeResponse) Descriptor() ([]byte, []int) {
+	return file_api_admin_admin_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *AnalyzeResponse) GetFindings() []*Finding {
+	if x != nil {
+		return x.Findings
+	}
+	return nil
+}
+
 type StatusRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -828,7 +916,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_api_admin_admin_proto_msgTypes[11]
+	mi := &file_api_admin_admin_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -840,7 +928,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_admin_admin_proto_msgTypes[11]
+	mi := &file_api_admin_admin_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -853,7 +941,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_api_admin_admin_proto_rawDescGZIP(), []int{11}
+	return file_api_admin_admin_proto_rawDescGZIP(), []int{13}
 }
 
 type StatusResponse struct {
@@ -875,7 +963,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_api_admin_admin_proto_msgTypes[12]
+	mi := &file_api_admin_admin_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -887,7 +975,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_admin_admin_proto_msgTypes[12]
+	mi := &file_api_admin_admin_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -900,7 +988,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_api_admin_admin_proto_rawDescGZIP(), []int{12}
+	return file_api_admin_admin_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *StatusResponse) GetCluster() string {
@@ -987,7 +1075,7 @@ type InitRequest struct {
 
 func (x *InitRequest) Reset() {
 	*x = InitRequest{}
-	mi := &file_api_admin_admin_proto_msgTypes[13]
+	mi := &file_api_admin_admin_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -999,7 +1087,7 @@ func (x *InitRequest) String() string {
 func (*InitRequest) ProtoMessage() {}
 
 func (x *InitRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_admin_admin_proto_msgTypes[13]
+	mi := &file_api_admin_admin_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1012,7 +1100,7 @@ func (x *InitRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InitRequest.ProtoReflect.Descriptor instead.
 func (*InitRequest) Descriptor() ([]byte, []int) {
-	return file_api_admin_admin_proto_rawDescGZIP(), []int{13}
+	return file_api_admin_admin_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *InitRequest) GetCluster() string {
@@ -1061,7 +1149,7 @@ type InitResponse struct {
 
 func (x *InitResponse) Reset() {
 	*x = InitResponse{}
-	mi := &file_api_admin_admin_proto_msgTypes[14]
+	mi := &file_api_admin_admin_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1073,7 +1161,7 @@ func (x *InitResponse) String() string {
 func (*InitResponse) ProtoMessage() {}
 
 func (x *InitResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_admin_admin_proto_msgTypes[14]
+	mi := &file_api_admin_admin_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1086,7 +1174,7 @@ func (x *InitResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InitResponse.ProtoReflect.Descriptor instead.
 func (*InitResponse) Descriptor() ([]byte, []int) {
-	return file_api_admin_admin_proto_rawDescGZIP(), []int{14}
+	return file_api_admin_admin_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *InitResponse) GetRecoveryFile() string {
@@ -1120,7 +1208,7 @@ type Phase struct {
 
 func (x *Phase) Reset() {
 	*x = Phase{}
-	mi := &file_api_admin_admin_proto_msgTypes[15]
+	mi := &file_api_admin_admin_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1132,7 +1220,7 @@ func (x *Phase) String() string {
 func (*Phase) ProtoMessage() {}
 
 func (x *Phase) ProtoReflect() protoreflect.Message {
-	mi := &file_api_admin_admin_proto_msgTypes[15]
+	mi := &file_api_admin_admin_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1145,7 +1233,7 @@ func (x *Phase) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Phase.ProtoReflect.Descriptor instead.
 func (*Phase) Descriptor() ([]byte, []int) {
-	return file_api_admin_admin_proto_rawDescGZIP(), []int{15}
+	return file_api_admin_admin_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Phase) GetName() string {
@@ -1173,7 +1261,7 @@ type CreateTokenRequest struct {
 
 func (x *CreateTokenRequest) Reset() {
 	*x = CreateTokenRequest{}
-	mi := &file_api_admin_admin_proto_msgTypes[16]
+	mi := &file_api_admin_admin_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1185,7 +1273,7 @@ func (x *CreateTokenRequest) String() string {
 func (*CreateTokenRequest) ProtoMessage() {}
 
 func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_admin_admin_proto_msgTypes[16]
+	mi := &file_api_admin_admin_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1198,7 +1286,7 @@ func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenRequest.ProtoReflect.Descriptor instead.
 func (*CreateTokenRequest) Descriptor() ([]byte, []int) {
-	return file_api_admin_admin_proto_rawDescGZIP(), []int{16}
+	return file_api_admin_admin_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *CreateTokenRequest) GetCluster() string {
@@ -1233,7 +1321,7 @@ type CreateTokenResponse struct {
 
 func (x *CreateTokenResponse) Reset() {
 	*x = CreateTokenResponse{}
-	mi := &file_api_admin_admin_proto_msgTypes[17]
+	mi := &file_api_admin_admin_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1245,7 +1333,7 @@ func (x *CreateTokenResponse) String() string {
 func (*CreateTokenResponse) ProtoMessage() {}
 
 func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_admin_admin_proto_msgTypes[17]
+	mi := &file_api_admin_admin_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1258,7 +1346,7 @@ func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenResponse.ProtoReflect.Descriptor instead.
 func (*CreateTokenResponse) Descriptor() ([]byte, []int) {
-	return file_api_admin_admin_proto_rawDescGZIP(), []int{17}
+	return file_api_admin_admin_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *CreateTokenResponse) GetToken() string {
@@ -1290,7 +1378,7 @@ type ListTokensRequest struct {
 
 func (x *ListTokensRequest) Reset() {
 	*x = ListTokensRequest{}
-	mi := &file_api_admin_admin_proto_msgTypes[18]
+	mi := &file_api_admin_admin_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1302,7 +1390,7 @@ func (x *ListTokensRequest) String() string {
 func (*ListTokensRequest) ProtoMessage() {}
 
 func (x *ListTokensRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_admin_admin_proto_msgTypes[18]
+	mi := &file_api_admin_admin_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1315,7 +1403,7 @@ func (x *ListTokensRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTokensRequest.ProtoReflect.Descriptor instead.
 func (*ListTokensRequest) Descriptor() ([]byte, []int) {
-	return file_api_admin_admin_proto_rawDescGZIP(), []int{18}
+	return file_api_admin_admin_proto_rawDescGZIP(), []int{20}
 }
 
 type ListTokensResponse struct {
@@ -1327,7 +1415,7 @@ type ListTokensResponse struct {
 
 func (x *ListTokensResponse) Reset() {
 	*x = ListTokensResponse{}
-	mi := &file_api_admin_admin_proto_msgTypes[19]
+	mi := &file_api_admin_admin_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1339,7 +1427,7 @@ func (x *ListTokensResponse) String() string {
 func (*ListTokensResponse) ProtoMessage() {}
 
 func (x *ListTokensResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_admin_admin_proto_msgTypes[19]
+	mi := &file_api_admin_admin_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1352,7 +1440,7 @@ func (x *ListTokensResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTokensResponse.ProtoReflect.Descriptor instead.
 func (*ListTokensResponse) Descriptor() ([]byte, []int) {
-	return file_api_admin_admin_proto_rawDescGZIP(), []int{19}
+	return file_api_admin_admin_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ListTokensResponse) GetTokens() []*TokenInfo {
@@ -1375,7 +1463,7 @@ type TokenInfo struct {
 
 func (x *TokenInfo) Reset() {
 	*x = TokenInfo{}
-	mi := &file_api_admin_admin_proto_msgTypes[20]
+	mi := &file_api_admin_admin_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1387,7 +1475,7 @@ func (x *TokenInfo) String() string {
 func (*TokenInfo) ProtoMessage() {}
 
 func (x *TokenInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_api_admin_admin_proto_msgTypes[20]
+	mi := &file_api_admin_admin_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1400,7 +1488,7 @@ func (x *TokenInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenInfo.ProtoReflect.Descriptor instead.
 func (*TokenInfo) Descriptor() ([]byte, []int) {
-	return file_api_admin_admin_proto_rawDescGZIP(), []int{20}
+	return file_api_admin_admin_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *TokenInfo) GetId() string {
@@ -1447,7 +1535,7 @@ type RevokeTokenRequest struct {
 
 func (x *RevokeTokenRequest) Reset() {
 	*x = RevokeTokenRequest{}
-	mi := &file_api_admin_admin_proto_msgTypes[21]
+	mi := &file_api_admin_admin_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1459,7 +1547,7 @@ func (x *RevokeTokenRequest) String() string {
 func (*RevokeTokenRequest) ProtoMessage() {}
 
 func (x *RevokeTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_admin_admin_proto_msgTypes[21]
+	mi := &file_api_admin_admin_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1472,7 +1560,7 @@ func (x *RevokeTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeTokenRequest.ProtoReflect.Descriptor instead.
 func (*RevokeTokenRequest) Descriptor() ([]byte, []int) {
-	return file_api_admin_admin_proto_rawDescGZIP(), []int{21}
+	return file_api_admin_admin_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *RevokeTokenRequest) GetId() string {
@@ -1491,7 +1579,7 @@ type RevokeTokenResponse struct {
 
 func (x *RevokeTokenResponse) Reset() {
 	*x = RevokeTokenResponse{}
-	mi := &file_api_admin_admin_proto_msgTypes[22]
+	mi := &file_api_admin_admin_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1503,7 +1591,7 @@ func (x *RevokeTokenResponse) String() string {
 func (*RevokeTokenResponse) ProtoMessage() {}
 
 func (x *RevokeTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_admin_admin_proto_msgTypes[22]
+	mi := &file_api_admin_admin_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1516,7 +1604,7 @@ func (x *RevokeTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeTokenResponse.ProtoReflect.Descriptor instead.
 func (*RevokeTokenResponse) Descriptor() ([]byte, []int) {
-	return file_api_admin_admin_proto_rawDescGZIP(), []int{22}
+	return file_api_admin_admin_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *RevokeTokenResponse) GetRevoked() int32 {
@@ -1539,7 +1627,7 @@ type JoinRequest struct {
 
 func (x *JoinRequest) Reset() {
 	*x = JoinRequest{}
-	mi := &file_api_admin_admin_proto_msgTypes[23]
+	mi := &file_api_admin_admin_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1551,7 +1639,7 @@ func (x *JoinRequest) String() string {
 func (*JoinRequest) ProtoMessage() {}
 
 func (x *JoinRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_admin_admin_proto_msgTypes[23]
+	mi := &file_api_admin_admin_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1564,7 +1652,7 @@ func (x *JoinRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinRequest.ProtoReflect.Descriptor instead.
 func (*JoinRequest) Descriptor() ([]byte, []int) {
-	return file_api_admin_admin_proto_rawDescGZIP(), []int{23}
+	return file_api_admin_admin_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *JoinRequest) GetToken() string {
@@ -1607,7 +1695,7 @@ type JoinResponse struct {
 
 func (x *JoinResponse) Reset() {
 	*x = JoinResponse{}
-	mi := &file_api_admin_admin_proto_msgTypes[24]
+	mi := &file_api_admin_admin_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1619,7 +1707,7 @@ func (x *JoinResponse) String() string {
 func (*JoinResponse) ProtoMessage() {}
 
 func (x *JoinResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_admin_admin_proto_msgTypes[24]
+	mi := &file_api_admin_admin_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1632,7 +1720,7 @@ func (x *JoinResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinResponse.ProtoReflect.Descriptor instead.
 func (*JoinResponse) Descriptor() ([]byte, []int) {
-	return file_api_admin_admin_proto_rawDescGZIP(), []int{24}
+	return file_api_admin_admin_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *JoinResponse) GetCluster() string {
@@ -1671,7 +1759,7 @@ type LeaveRequest struct {
 
 func (x *LeaveRequest) Reset() {
 	*x = LeaveRequest{}
-	mi := &file_api_admin_admin_proto_msgTypes[25]
+	mi := &file_api_admin_admin_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1683,7 +1771,7 @@ func (x *LeaveRequest) String() string {
 func (*LeaveRequest) ProtoMessage() {}
 
 func (x *LeaveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_admin_admin_proto_msgTypes[25]
+	mi := &file_api_admin_admin_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1696,7 +1784,7 @@ func (x *LeaveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaveRequest.ProtoReflect.Descriptor instead.
 func (*LeaveRequest) Descriptor() ([]byte, []int) {
-	return file_api_admin_admin_proto_rawDescGZIP(), []int{25}
+	return file_api_admin_admin_proto_rawDescGZIP(), []int{27}
 }
 
 type LeaveResponse struct {
@@ -1707,7 +1795,7 @@ type LeaveResponse struct {
 
 func (x *LeaveResponse) Reset() {
 	*x = LeaveResponse{}
-	mi := &file_api_admin_admin_proto_msgTypes[26]
+	mi := &file_api_admin_admin_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1719,7 +1807,7 @@ func (x *LeaveResponse) String() string {
 func (*LeaveResponse) ProtoMessage() {}
 
 func (x *LeaveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_admin_admin_proto_msgTypes[26]
+	mi := &file_api_admin_admin_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1732,7 +1820,7 @@ func (x *LeaveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaveResponse.ProtoReflect.Descriptor instead.
 func (*LeaveResponse) Descriptor() ([]byte, []int) {
-	return file_api_admin_admin_proto_rawDescGZIP(), []int{26}
+	return file_api_admin_admin_proto_rawDescGZIP(), []int{28}
 }
 
 type ListClustersRequest struct {
@@ -1743,7 +1831,7 @@ type ListClustersRequest struct {
 
 func (x *ListClustersRequest) Reset() {
 	*x = ListClustersRequest{}
-	mi := &file_api_admin_admin_proto_msgTypes[27]
+	mi := &file_api_admin_admin_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1755,7 +1843,7 @@ func (x *ListClustersRequest) String() string {
 func (*ListClustersRequest) ProtoMessage() {}
 
 func (x *ListClustersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_admin_admin_proto_msgTypes[27]
+	mi := &file_api_admin_admin_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1768,7 +1856,7 @@ func (x *ListClustersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListClustersRequest.ProtoReflect.Descriptor instead.
 func (*ListClustersRequest) Descriptor() ([]byte, []int) {
-	return file_api_admin_admin_proto_rawDescGZIP(), []int{27}
+	return file_api_admin_admin_proto_rawDescGZIP(), []int{29}
 }
 
 type ListClustersResponse struct {
@@ -1780,7 +1868,7 @@ type ListClustersResponse struct {
 
 func (x *ListClustersResponse) Reset() {
 	*x = ListClustersResponse{}
-	mi := &file_api_admin_admin_proto_msgTypes[28]
+	mi := &file_api_admin_admin_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1792,7 +1880,7 @@ func (x *ListClustersResponse) String() string {
 func (*ListClustersResponse) ProtoMessage() {}
 
 func (x *ListClustersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_admin_admin_proto_msgTypes[28]
+	mi := &file_api_admin_admin_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1805,7 +1893,7 @@ func (x *ListClustersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListClustersResponse.ProtoReflect.Descriptor instead.
 func (*ListClustersResponse) Descriptor() ([]byte, []int) {
-	return file_api_admin_admin_proto_rawDescGZIP(), []int{28}
+	return file_api_admin_admin_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ListClustersResponse) GetClusters() []*Cluster {
@@ -1832,7 +1920,7 @@ type Cluster struct {
 
 func (x *Cluster) Reset() {
 	*x = Cluster{}
-	mi := &file_api_admin_admin_proto_msgTypes[29]
+	mi := &file_api_admin_admin_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1844,7 +1932,7 @@ func (x *Cluster) String() string {
 func (*Cluster) ProtoMessage() {}
 
 func (x *Cluster) ProtoReflect() protoreflect.Message {
-	mi := &file_api_admin_admin_proto_msgTypes[29]
+	mi := &file_api_admin_admin_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1857,7 +1945,7 @@ func (x *Cluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cluster.ProtoReflect.Descriptor instead.
 func (*Cluster) Descriptor() ([]byte, []int) {
-	return file_api_admin_admin_proto_rawDescGZIP(), []int{29}
+	return file_api_admin_admin_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Cluster) GetName() string {
@@ -1931,7 +2019,7 @@ type ListServicesRequest struct {
 
 func (x *ListServicesRequest) Reset() {
 	*x = ListServicesRequest{}
-	mi := &file_api_admin_admin_proto_msgTypes[30]
+	mi := &file_api_admin_admin_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1943,7 +2031,7 @@ func (x *ListServicesRequest) String() string {
 func (*ListServicesRequest) ProtoMessage() {}
 
 func (x *ListServicesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_admin_admin_proto_msgTypes[30]
+	mi := &file_api_admin_admin_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1956,7 +2044,7 @@ func (x *ListServicesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListServicesRequest.ProtoReflect.Descriptor instead.
 func (*ListServicesRequest) Descriptor() ([]byte, []int) {
-	return file_api_admin_admin_proto_rawDescGZIP(), []int{30}
+	return file_api_admin_admin_proto_rawDescGZIP(), []int{32}
 }
 
 type ListServicesResponse struct {
@@ -1968,7 +2056,7 @@ type ListServicesResponse struct {
 
 func (x *ListServicesResponse) Reset() {
 	*x = ListServicesResponse{}
-	mi := &file_api_admin_admin_proto_msgTypes[31]
+	mi := &file_api_admin_admin_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1980,7 +2068,7 @@ func (x *ListServicesResponse) String() string {
 func (*ListServicesResponse) ProtoMessage() {}
 
 func (x *ListServicesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_admin_admin_proto_msgTypes[31]
+	mi := &file_api_admin_admin_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1993,7 +2081,7 @@ func (x *ListServicesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListServicesResponse.ProtoReflect.Descriptor instead.
 func (*ListServicesResponse) Descriptor() ([]byte, []int) {
-	return file_api_admin_admin_proto_rawDescGZIP(), []int{31}
+	return file_api_admin_admin_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ListServicesResponse) GetServices() []*Service {
@@ -2018,7 +2106,7 @@ type Service struct {
 
 func (x *Service) Reset() {
 	*x = Service{}
-	mi := &file_api_admin_admin_proto_msgTypes[32]
+	mi := &file_api_admin_admin_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2030,7 +2118,7 @@ func (x *Service) String() string {
 func (*Service) ProtoMessage() {}
 
 func (x *Service) ProtoReflect() protoreflect.Message {
-	mi := &file_api_admin_admin_proto_msgTypes[32]
+	mi := &file_api_admin_admin_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2043,7 +2131,7 @@ func (x *Service) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Service.ProtoReflect.Descriptor instead.
 func (*Service) Descriptor() ([]byte, []int) {
-	return file_api_admin_admin_proto_rawDescGZIP(), []int{32}
+	return file_api_admin_admin_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Service) GetName() string {
@@ -2106,7 +2194,7 @@ type ServicePort struct {
 
 func (x *ServicePort) Reset() {
 	*x = ServicePort{}
-	mi := &file_api_admin_admin_proto_msgTypes[33]
+	mi := &file_api_admin_admin_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2118,7 +2206,7 @@ func (x *ServicePort) String() string {
 func (*ServicePort) ProtoMessage() {}
 
 func (x *ServicePort) ProtoReflect() protoreflect.Message {
-	mi := &file_api_admin_admin_proto_msgTypes[33]
+	mi := &file_api_admin_admin_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2131,7 +2219,7 @@ func (x *ServicePort) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServicePort.ProtoReflect.Descriptor instead.
 func (*ServicePort) Descriptor() ([]byte, []int) {
-	return file_api_admin_admin_proto_rawDescGZIP(), []int{33}
+	return file_api_admin_admin_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ServicePort) GetName() string {
@@ -2170,7 +2258,7 @@ type ServiceCluster struct {
 
 func (x *ServiceCluster) Reset() {
 	*x = ServiceCluster{}
-	mi := &file_api_admin_admin_proto_msgTypes[34]
+	mi := &file_api_admin_admin_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2182,7 +2270,7 @@ func (x *ServiceCluster) String() string {
 func (*ServiceCluster) ProtoMessage() {}
 
 func (x *ServiceCluster) ProtoReflect() protoreflect.Message {
-	mi := &file_api_admin_admin_proto_msgTypes[34]
+	mi := &file_api_admin_admin_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2195,7 +2283,7 @@ func (x *ServiceCluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceCluster.ProtoReflect.Descriptor instead.
 func (*ServiceCluster) Descriptor() ([]byte, []int) {
-	return file_api_admin_admin_proto_rawDescGZIP(), []int{34}
+	return file_api_admin_admin_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ServiceCluster) GetName() string {
@@ -2253,7 +2341,7 @@ type ExportServiceRequest struct {
 
 func (x *ExportServiceRequest) Reset() {
 	*x = ExportServiceRequest{}
-	mi := &file_api_admin_admin_proto_msgTypes[35]
+	mi := &file_api_admin_admin_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2265,7 +2353,7 @@ func (x *ExportServiceRequest) String() string {
 func (*ExportServiceRequest) ProtoMessage() {}
 
 func (x *ExportServiceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_admin_admin_proto_msgTypes[35]
+	mi := &file_api_admin_admin_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2278,7 +2366,7 @@ func (x *ExportServiceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportServiceRequest.ProtoReflect.Descriptor instead.
 func (*ExportServiceRequest) Descriptor() ([]byte, []int) {
-	return file_api_admin_admin_proto_rawDescGZIP(), []int{35}
+	return file_api_admin_admin_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ExportServiceRequest) GetNamespace() string {
@@ -2322,7 +2410,7 @@ type ExportServiceResponse struct {
 
 func (x *ExportServiceResponse) Reset() {
 	*x = ExportServiceResponse{}
-	mi := &file_api_admin_admin_proto_msgTypes[36]
+	mi := &file_api_admin_admin_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2334,7 +2422,7 @@ func (x *ExportServiceResponse) String() string {
 func (*ExportServiceResponse) ProtoMessage() {}
 
 func (x *ExportServiceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_admin_admin_proto_msgTypes[36]
+	mi := &file_api_admin_admin_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2347,7 +2435,7 @@ func (x *ExportServiceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportServiceResponse.ProtoReflect.Descriptor instead.
 func (*ExportServiceResponse) Descriptor() ([]byte, []int) {
-	return file_api_admin_admin_proto_rawDescGZIP(), []int{36}
+	return file_api_admin_admin_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ExportServiceResponse) GetExported() bool {
@@ -2379,7 +2467,7 @@ type ProxyStatusRequest struct {
 
 func (x *ProxyStatusRequest) Reset() {
 	*x = ProxyStatusRequest{}
-	mi := &file_api_admin_admin_proto_msgTypes[37]
+	mi := &file_api_admin_admin_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2391,7 +2479,7 @@ func (x *ProxyStatusRequest) String() string {
 func (*ProxyStatusRequest) ProtoMessage() {}
 
 func (x *ProxyStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_admin_admin_proto_msgTypes[37]
+	mi := &file_api_admin_admin_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2404,7 +2492,7 @@ func (x *ProxyStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProxyStatusRequest.ProtoReflect.Descriptor instead.
 func (*ProxyStatusRequest) Descriptor() ([]byte, []int) {
-	return file_api_admin_admin_proto_rawDescGZIP(), []int{37}
+	return file_api_admin_admin_proto_rawDescGZIP(), []int{39}
 }
 
 type ProxyStatusResponse struct {
@@ -2416,7 +2504,7 @@ type ProxyStatusResponse struct {
 
 func (x *ProxyStatusResponse) Reset() {
 	*x = ProxyStatusResponse{}
-	mi := &file_api_admin_admin_proto_msgTypes[38]
+	mi := &file_api_admin_admin_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2428,7 +2516,7 @@ func (x *ProxyStatusResponse) String() string {
 func (*ProxyStatusResponse) ProtoMessage() {}
 
 func (x *ProxyStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_admin_admin_proto_msgTypes[38]
+	mi := &file_api_admin_admin_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2441,7 +2529,7 @@ func (x *ProxyStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProxyStatusResponse.ProtoReflect.Descriptor instead.
 func (*ProxyStatusResponse) Descriptor() ([]byte, []int) {
-	return file_api_admin_admin_proto_rawDescGZIP(), []int{38}
+	return file_api_admin_admin_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ProxyStatusResponse) GetProxies() []*Proxy {
@@ -2469,7 +2557,7 @@ type Proxy struct {
 
 func (x *Proxy) Reset() {
 	*x = Proxy{}
-	mi := &file_api_admin_admin_proto_msgTypes[39]
+	mi := &file_api_admin_admin_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2481,7 +2569,7 @@ func (x *Proxy) String() string {
 func (*Proxy) ProtoMessage() {}
 
 func (x *Proxy) ProtoReflect() protoreflect.Message {
-	mi := &file_api_admin_admin_proto_msgTypes[39]
+	mi := &file_api_admin_admin_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2494,7 +2582,7 @@ func (x *Proxy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Proxy.ProtoReflect.Descriptor instead.
 func (*Proxy) Descriptor() ([]byte, []int) {
-	return file_api_admin_admin_proto_rawDescGZIP(), []int{39}
+	return file_api_admin_admin_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *Proxy) GetInstance() string {
@@ -2577,7 +2665,7 @@ type ProxyType struct {
 
 func (x *ProxyType) Reset() {
 	*x = ProxyType{}
-	mi := &file_api_admin_admin_proto_msgTypes[40]
+	mi := &file_api_admin_admin_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2589,7 +2677,7 @@ func (x *ProxyType) String() string {
 func (*ProxyType) ProtoMessage() {}
 
 func (x *ProxyType) ProtoReflect() protoreflect.Message {
-	mi := &file_api_admin_admin_proto_msgTypes[40]
+	mi := &file_api_admin_admin_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2602,7 +2690,7 @@ func (x *ProxyType) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProxyType.ProtoReflect.Descriptor instead.
 func (*ProxyType) Descriptor() ([]byte, []int) {
-	return file_api_admin_admin_proto_rawDescGZIP(), []int{40}
+	return file_api_admin_admin_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ProxyType) GetSynced() bool {
@@ -2634,7 +2722,7 @@ type InspectProxyRequest struct {
 
 func (x *InspectProxyRequest) Reset() {
 	*x = InspectProxyRequest{}
-	mi := &file_api_admin_admin_proto_msgTypes[41]
+	mi := &file_api_admin_admin_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2646,7 +2734,7 @@ func (x *InspectProxyRequest) String() string {
 func (*InspectProxyRequest) ProtoMessage() {}
 
 func (x *InspectProxyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_admin_admin_proto_msgTypes[41]
+	mi := &file_api_admin_admin_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2659,7 +2747,7 @@ func (x *InspectProxyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectProxyRequest.ProtoReflect.Descriptor instead.
 func (*InspectProxyRequest) Descriptor() ([]byte, []int) {
-	return file_api_admin_admin_proto_rawDescGZIP(), []int{41}
+	return file_api_admin_admin_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *InspectProxyRequest) GetNamespace() string {
@@ -2701,7 +2789,7 @@ type InspectProxyPart struct {
 
 func (x *InspectProxyPart) Reset() {
 	*x = InspectProxyPart{}
-	mi := &file_api_admin_admin_proto_msgTypes[42]
+	mi := &file_api_admin_admin_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2713,7 +2801,7 @@ func (x *InspectProxyPart) String() string {
 func (*InspectProxyPart) ProtoMessage() {}
 
 func (x *InspectProxyPart) ProtoReflect() protoreflect.Message {
-	mi := &file_api_admin_admin_proto_msgTypes[42]
+	mi := &file_api_admin_admin_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2726,7 +2814,7 @@ func (x *InspectProxyPart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InspectProxyPart.ProtoReflect.Descriptor instead.
 func (*InspectProxyPart) Descriptor() ([]byte, []int) {
-	return file_api_admin_admin_proto_rawDescGZIP(), []int{42}
+	return file_api_admin_admin_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *InspectProxyPart) GetGzip() []byte {
@@ -2744,7 +2832,7 @@ type CheckRequest struct {
 
 func (x *CheckRequest) Reset() {
 	*x = CheckRequest{}
-	mi := &file_api_admin_admin_proto_msgTypes[43]
+	mi := &file_api_admin_admin_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2756,7 +2844,7 @@ func (x *CheckRequest) String() string {
 func (*CheckRequest) ProtoMessage() {}
 
 func (x *CheckRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_admin_admin_proto_msgTypes[43]
+	mi := &file_api_admin_admin_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2769,7 +2857,7 @@ func (x *CheckRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckRequest.ProtoReflect.Descriptor instead.
 func (*CheckRequest) Descriptor() ([]byte, []int) {
-	return file_api_admin_admin_proto_rawDescGZIP(), []int{43}
+	return file_api_admin_admin_proto_rawDescGZIP(), []int{45}
 }
 
 type CheckResponse struct {
@@ -2781,7 +2869,7 @@ type CheckResponse struct {
 
 func (x *CheckResponse) Reset() {
 	*x = CheckResponse{}
-	mi := &file_api_admin_admin_proto_msgTypes[44]
+	mi := &file_api_admin_admin_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2793,7 +2881,7 @@ func (x *CheckResponse) String() string {
 func (*CheckResponse) ProtoMessage() {}
 
 func (x *CheckResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_admin_admin_proto_msgTypes[44]
+	mi := &file_api_admin_admin_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2806,7 +2894,7 @@ func (x *CheckResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckResponse.ProtoReflect.Descriptor instead.
 func (*CheckResponse) Descriptor() ([]byte, []int) {
-	return file_api_admin_admin_proto_rawDescGZIP(), []int{44}
+	return file_api_admin_admin_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *CheckResponse) GetChecks() []*Check {
@@ -2828,7 +2916,7 @@ type Check struct {
 
 func (x *Check) Reset() {
 	*x = Check{}
-	mi := &file_api_admin_admin_proto_msgTypes[45]
+	mi := &file_api_admin_admin_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2840,7 +2928,7 @@ func (x *Check) String() string {
 func (*Check) ProtoMessage() {}
 
 func (x *Check) ProtoReflect() protoreflect.Message {
-	mi := &file_api_admin_admin_proto_msgTypes[45]
+	mi := &file_api_admin_admin_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2853,7 +2941,7 @@ func (x *Check) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Check.ProtoReflect.Descriptor instead.
 func (*Check) Descriptor() ([]byte, []int) {
-	return file_api_admin_admin_proto_rawDescGZIP(), []int{45}
+	return file_api_admin_admin_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *Check) GetId() string {
@@ -2906,7 +2994,7 @@ type RegisterWorkloadRequest struct {
 
 func (x *RegisterWorkloadRequest) Reset() {
 	*x = RegisterWorkloadRequest{}
-	mi := &file_api_admin_admin_proto_msgTypes[46]
+	mi := &file_api_admin_admin_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2918,7 +3006,7 @@ func (x *RegisterWorkloadRequest) String() string {
 func (*RegisterWorkloadRequest) ProtoMessage() {}
 
 func (x *RegisterWorkloadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_admin_admin_proto_msgTypes[46]
+	mi := &file_api_admin_admin_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2931,7 +3019,7 @@ func (x *RegisterWorkloadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegisterWorkloadRequest.ProtoReflect.Descriptor instead.
 func (*RegisterWorkloadRequest) Descriptor() ([]byte, []int) {
-	return file_api_admin_admin_proto_rawDescGZIP(), []int{46}
+	return file_api_admin_admin_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *RegisterWorkloadRequest) GetKind() string {
@@ -3022,7 +3110,7 @@ type WorkloadPort struct {
 
 func (x *WorkloadPort) Reset() {
 	*x = WorkloadPort{}
-	mi := &file_api_admin_admin_proto_msgTypes[47]
+	mi := &file_api_admin_admin_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3034,7 +3122,7 @@ func (x *WorkloadPort) String() string {
 func (*WorkloadPort) ProtoMessage() {}
 
 func (x *WorkloadPort) ProtoReflect() protoreflect.Message {
-	mi := &file_api_admin_admin_proto_msgTypes[47]
+	mi := &file_api_admin_admin_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3047,7 +3135,7 @@ func (x *WorkloadPort) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkloadPort.ProtoReflect.Descriptor instead.
 func (*WorkloadPort) Descriptor() ([]byte, []int) {
-	return file_api_admin_admin_proto_rawDescGZIP(), []int{47}
+	return file_api_admin_admin_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *WorkloadPort) GetName() string {
@@ -3082,7 +3170,7 @@ type RegisterWorkloadResponse struct {
 
 func (x *RegisterWorkloadResponse) Reset() {
 	*x = RegisterWorkloadResponse{}
-	mi := &file_api_admin_admin_proto_msgTypes[48]
+	mi := &file_api_admin_admin_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3094,7 +3182,7 @@ func (x *RegisterWorkloadResponse) String() string {
 func (*RegisterWorkloadResponse) ProtoMessage() {}
 
 func (x *RegisterWorkloadResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_admin_admin_proto_msgTypes[48]
+	mi := &file_api_admin_admin_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3107,7 +3195,7 @@ func (x *RegisterWorkloadResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegisterWorkloadResponse.ProtoReflect.Descriptor instead.
 func (*RegisterWorkloadResponse) Descriptor() ([]byte, []int) {
-	return file_api_admin_admin_proto_rawDescGZIP(), []int{48}
+	return file_api_admin_admin_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *RegisterWorkloadResponse) GetToken() []byte {
@@ -3134,7 +3222,7 @@ type DeregisterWorkloadRequest struct {
 
 func (x *DeregisterWorkloadRequest) Reset() {
 	*x = DeregisterWorkloadRequest{}
-	mi := &file_api_admin_admin_proto_msgTypes[49]
+	mi := &file_api_admin_admin_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3146,7 +3234,7 @@ func (x *DeregisterWorkloadRequest) String() string {
 func (*DeregisterWorkloadRequest) ProtoMessage() {}
 
 func (x *DeregisterWorkloadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_admin_admin_proto_msgTypes[49]
+	mi := &file_api_admin_admin_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3159,7 +3247,7 @@ func (x *DeregisterWorkloadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeregisterWorkloadRequest.ProtoReflect.Descriptor instead.
 func (*DeregisterWorkloadRequest) Descriptor() ([]byte, []int) {
-	return file_api_admin_admin_proto_rawDescGZIP(), []int{49}
+	return file_api_admin_admin_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *DeregisterWorkloadRequest) GetNamespace() string {
@@ -3184,7 +3272,7 @@ type DeregisterWorkloadResponse struct {
 
 func (x *DeregisterWorkloadResponse) Reset() {
 	*x = DeregisterWorkloadResponse{}
-	mi := &file_api_admin_admin_proto_msgTypes[50]
+	mi := &file_api_admin_admin_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3196,7 +3284,7 @@ func (x *DeregisterWorkloadResponse) String() string {
 func (*DeregisterWorkloadResponse) ProtoMessage() {}
 
 func (x *DeregisterWorkloadResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_admin_admin_proto_msgTypes[50]
+	mi := &file_api_admin_admin_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3209,7 +3297,7 @@ func (x *DeregisterWorkloadResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeregisterWorkloadResponse.ProtoReflect.Descriptor instead.
 func (*DeregisterWorkloadResponse) Descriptor() ([]byte, []int) {
-	return file_api_admin_admin_proto_rawDescGZIP(), []int{50}
+	return file_api_admin_admin_proto_rawDescGZIP(), []int{52}
 }
 
 // ExplainRequest asks what becomes of one call of a workload of this cluster.
@@ -3231,7 +3319,7 @@ type ExplainRequest struct {
 
 func (x *ExplainRequest) Reset() {
 	*x = ExplainRequest{}
-	mi := &file_api_admin_admin_proto_msgTypes[51]
+	mi := &file_api_admin_admin_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3243,7 +3331,7 @@ func (x *ExplainRequest) String() string {
 func (*ExplainRequest) ProtoMessage() {}
 
 func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_api_admin_admin_proto_msgTypes[51]
+	mi := &file_api_admin_admin_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3256,7 +3344,7 @@ func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainRequest.ProtoReflect.Descriptor instead.
 func (*ExplainRequest) Descriptor() ([]byte, []int) {
-	return file_api_admin_admin_proto_rawDescGZIP(), []int{51}
+	return file_api_admin_admin_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *ExplainRequest) GetFrom() string {
@@ -3332,7 +3420,7 @@ type ExplainHeader struct {
 
 func (x *ExplainHeader) Reset() {
 	*x = ExplainHeader{}
-	mi := &file_api_admin_admin_proto_msgTypes[52]
+	mi := &file_api_admin_admin_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3344,7 +3432,7 @@ func (x *ExplainHeader) String() string {
 func (*ExplainHeader) ProtoMessage() {}
 
 func (x *ExplainHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_api_admin_admin_proto_msgTypes[52]
+	mi := &file_api_admin_admin_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3357,7 +3445,7 @@ func (x *ExplainHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainHeader.ProtoReflect.Descriptor instead.
 func (*ExplainHeader) Descriptor() ([]byte, []int) {
-	return file_api_admin_admin_proto_rawDescGZIP(), []int{52}
+	return file_api_admin_admin_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *ExplainHeader) GetName() string {
@@ -3384,7 +3472,7 @@ type ExplainChange struct {
 
 func (x *ExplainChange) Reset() {
 	*x = ExplainChange{}
-	mi := &file_api_admin_admin_proto_msgTypes[53]
+	mi := &file_api_admin_admin_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3396,7 +3484,7 @@ func (x *ExplainChange) String() string {
 func (*ExplainChange) ProtoMessage() {}
 
 func (x *ExplainChange) ProtoReflect() protoreflect.Message {
-	mi := &file_api_admin_admin_proto_msgTypes[53]
+	mi := &file_api_admin_admin_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3409,7 +3497,7 @@ func (x *ExplainChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainChange.ProtoReflect.Descriptor instead.
 func (*ExplainChange) Descriptor() ([]byte, []int) {
-	return file_api_admin_admin_proto_rawDescGZIP(), []int{53}
+	return file_api_admin_admin_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *ExplainChange) GetText() string {
@@ -3441,7 +3529,7 @@ type ExplainResponse struct {
 
 func (x *ExplainResponse) Reset() {
 	*x = ExplainResponse{}
-	mi := &file_api_admin_admin_proto_msgTypes[54]
+	mi := &file_api_admin_admin_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3453,7 +3541,7 @@ func (x *ExplainResponse) String() string {
 func (*ExplainResponse) ProtoMessage() {}
 
 func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_api_admin_admin_proto_msgTypes[54]
+	mi := &file_api_admin_admin_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3466,7 +3554,7 @@ func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainResponse.ProtoReflect.Descriptor instead.
 func (*ExplainResponse) Descriptor() ([]byte, []int) {
-	return file_api_admin_admin_proto_rawDescGZIP(), []int{54}
+	return file_api_admin_admin_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *ExplainResponse) GetFrom() string {
@@ -3535,7 +3623,7 @@ type ExplainStep struct {
 
 func (x *ExplainStep) Reset() {
 	*x = ExplainStep{}
-	mi := &file_api_admin_admin_proto_msgTypes[55]
+	mi := &file_api_admin_admin_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3547,7 +3635,7 @@ func (x *ExplainStep) String() string {
 func (*ExplainStep) ProtoMessage() {}
 
 func (x *ExplainStep) ProtoReflect() protoreflect.Message {
-	mi := &file_api_admin_admin_proto_msgTypes[55]
+	mi := &file_api_admin_admin_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3560,7 +3648,7 @@ func (x *ExplainStep) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainStep.ProtoReflect.Descriptor instead.
 func (*ExplainStep) Descriptor() ([]byte, []int) {
-	return file_api_admin_admin_proto_rawDescGZIP(), []int{55}
+	return file_api_admin_admin_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *ExplainStep) GetStep() string {
@@ -3629,7 +3717,7 @@ type ExplainRejected struct {
 
 func (x *ExplainRejected) Reset() {
 	*x = ExplainRejected{}
-	mi := &file_api_admin_admin_proto_msgTypes[56]
+	mi := &file_api_admin_admin_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3641,7 +3729,7 @@ func (x *ExplainRejected) String() string {
 func (*ExplainRejected) ProtoMessage() {}
 
 func (x *ExplainRejected) ProtoReflect() protoreflect.Message {
-	mi := &file_api_admin_admin_proto_msgTypes[56]
+	mi := &file_api_admin_admin_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3654,7 +3742,7 @@ func (x *ExplainRejected) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainRejected.ProtoReflect.Descriptor instead.
 func (*ExplainRejected) Descriptor() ([]byte, []int) {
-	return file_api_admin_admin_proto_rawDescGZIP(), []int{56}
+	return file_api_admin_admin_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *ExplainRejected) GetObject() string {
@@ -3686,7 +3774,7 @@ type ExplainShare struct {
 
 func (x *ExplainShare) Reset() {
 	*x = ExplainShare{}
-	mi := &file_api_admin_admin_proto_msgTypes[57]
+	mi := &file_api_admin_admin_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3698,7 +3786,7 @@ func (x *ExplainShare) String() string {
 func (*ExplainShare) ProtoMessage() {}
 
 func (x *ExplainShare) ProtoReflect() protoreflect.Message {
-	mi := &file_api_admin_admin_proto_msgTypes[57]
+	mi := &file_api_admin_admin_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3711,7 +3799,7 @@ func (x *ExplainShare) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainShare.ProtoReflect.Descriptor instead.
 func (*ExplainShare) Descriptor() ([]byte, []int) {
-	return file_api_admin_admin_proto_rawDescGZIP(), []int{57}
+	return file_api_admin_admin_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *ExplainShare) GetCluster() string {
@@ -3769,7 +3857,7 @@ type ExplainEndpoint struct {
 
 func (x *ExplainEndpoint) Reset() {
 	*x = ExplainEndpoint{}
-	mi := &file_api_admin_admin_proto_msgTypes[58]
+	mi := &file_api_admin_admin_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3781,7 +3869,7 @@ func (x *ExplainEndpoint) String() string {
 func (*ExplainEndpoint) ProtoMessage() {}
 
 func (x *ExplainEndpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_api_admin_admin_proto_msgTypes[58]
+	mi := &file_api_admin_admin_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3794,7 +3882,7 @@ func (x *ExplainEndpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainEndpoint.ProtoReflect.Descriptor instead.
 func (*ExplainEndpoint) Descriptor() ([]byte, []int) {
-	return file_api_admin_admin_proto_rawDescGZIP(), []int{58}
+	return file_api_admin_admin_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *ExplainEndpoint) GetName() string {
@@ -3901,8 +3989,12 @@ const file_api_admin_admin_proto_rawDesc = "" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x12\n" +
 	"\x04name\x18\x03 \x01(\tR\x04name\x12\x18\n" +
-	"\aversion\x18\x04 \x01(\x03R\aversion\"\x10\n" +
-	"\x0eDeleteResponse\"\x0f\n" +
+	"\aversion\x18\x04 \x01(\x03R\aversion\"G\n" +
+	"\x0eDeleteResponse\x125\n" +
+	"\bfindings\x18\x01 \x03(\v2\x19.isthmus.admin.v1.FindingR\bfindings\"\x10\n" +
+	"\x0eAnalyzeRequest\"H\n" +
+	"\x0fAnalyzeResponse\x125\n" +
+	"\bfindings\x18\x01 \x03(\v2\x19.isthmus.admin.v1.FindingR\bfindings\"\x0f\n" +
 	"\rStatusRequest\"\xb3\x02\n" +
 	"\x0eStatusResponse\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x12\x1e\n" +
@@ -4154,7 +4246,7 @@ func file_api_admin_admin_proto_rawDescGZIP() []byte {
 }
 
 var file_api_admin_admin_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_api_admin_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 63)
+var file_api_admin_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 65)
 var file_api_admin_admin_proto_goTypes = []any{
 	(WatchEvent_Type)(0),               // 0: isthmus.admin.v1.WatchEvent.Type
 	(*Object)(nil),                     // 1: isthmus.admin.v1.Object
@@ -4168,97 +4260,101 @@ var file_api_admin_admin_proto_goTypes = []any{
 	(*WatchEvent)(nil),                 // 9: isthmus.admin.v1.WatchEvent
 	(*DeleteRequest)(nil),              // 10: isthmus.admin.v1.DeleteRequest
 	(*DeleteResponse)(nil),             // 11: isthmus.admin.v1.DeleteResponse
-	(*StatusRequest)(nil),              // 12: isthmus.admin.v1.StatusRequest
-	(*StatusResponse)(nil),             // 13: isthmus.admin.v1.StatusResponse
-	(*InitRequest)(nil),                // 14: isthmus.admin.v1.InitRequest
-	(*InitResponse)(nil),               // 15: isthmus.admin.v1.InitResponse
-	(*Phase)(nil),                      // 16: isthmus.admin.v1.Phase
-	(*CreateTokenRequest)(nil),         // 17: isthmus.admin.v1.CreateTokenRequest
-	(*CreateTokenResponse)(nil),        // 18: isthmus.admin.v1.CreateTokenResponse
-	(*ListTokensRequest)(nil),          // 19: isthmus.admin.v1.ListTokensRequest
-	(*ListTokensResponse)(nil),         // 20: isthmus.admin.v1.ListTokensResponse
-	(*TokenInfo)(nil),                  // 21: isthmus.admin.v1.TokenInfo
-	(*RevokeTokenRequest)(nil),         // 22: isthmus.admin.v1.RevokeTokenRequest
-	(*RevokeTokenResponse)(nil),        // 23: isthmus.admin.v1.RevokeTokenResponse
-	(*JoinRequest)(nil),                // 24: isthmus.admin.v1.JoinRequest
-	(*JoinResponse)(nil),               // 25: isthmus.admin.v1.JoinResponse
-	(*LeaveRequest)(nil),               // 26: isthmus.admin.v1.LeaveRequest
-	(*LeaveResponse)(nil),              // 27: isthmus.admin.v1.LeaveResponse
-	(*ListClustersRequest)(nil),        // 28: isthmus.admin.v1.ListClustersRequest
-	(*ListClustersResponse)(nil),       // 29: isthmus.admin.v1.ListClustersResponse
-	(*Cluster)(nil),                    // 30: isthmus.admin.v1.Cluster
-	(*ListServicesRequest)(nil),        // 31: isthmus.admin.v1.ListServicesRequest
-	(*ListServicesResponse)(nil),       // 32: isthmus.admin.v1.ListServicesResponse
-	(*Service)(nil),                    // 33: isthmus.admin.v1.Service
-	(*ServicePort)(nil),                // 34: isthmus.admin.v1.ServicePort
-	(*ServiceCluster)(nil),             // 35: isthmus.admin.v1.ServiceCluster
-	(*ExportServiceRequest)(nil),       // 36: isthmus.admin.v1.ExportServiceRequest
-	(*ExportServiceResponse)(nil),      // 37: isthmus.admin.v1.ExportServiceResponse
-	(*ProxyStatusRequest)(nil),         // 38: isthmus.admin.v1.ProxyStatusRequest
-	(*ProxyStatusResponse)(nil),        // 39: isthmus.admin.v1.ProxyStatusResponse
-	(*Proxy)(nil),                      // 40: isthmus.admin.v1.Proxy
-	(*ProxyType)(nil),                  // 41: isthmus.admin.v1.ProxyType
-	(*InspectProxyRequest)(nil),        // 42: isthmus.admin.v1.InspectProxyRequest
-	(*InspectProxyPart)(nil),           // 43: isthmus.admin.v1.InspectProxyPart
-	(*CheckRequest)(nil),               // 44: isthmus.admin.v1.CheckRequest
-	(*CheckResponse)(nil),              // 45: isthmus.admin.v1.CheckResponse
-	(*Check)(nil),                      // 46: isthmus.admin.v1.Check
-	(*RegisterWorkloadRequest)(nil),    // 47: isthmus.admin.v1.RegisterWorkloadRequest
-	(*WorkloadPort)(nil),               // 48: isthmus.admin.v1.WorkloadPort
-	(*RegisterWorkloadResponse)(nil),   // 49: isthmus.admin.v1.RegisterWorkloadResponse
-	(*DeregisterWorkloadRequest)(nil),  // 50: isthmus.admin.v1.DeregisterWorkloadRequest
-	(*DeregisterWorkloadResponse)(nil), // 51: isthmus.admin.v1.DeregisterWorkloadResponse
-	(*ExplainRequest)(nil),             // 52: isthmus.admin.v1.ExplainRequest
-	(*ExplainHeader)(nil),              // 53: isthmus.admin.v1.ExplainHeader
-	(*ExplainChange)(nil),              // 54: isthmus.admin.v1.ExplainChange
-	(*ExplainResponse)(nil),            // 55: isthmus.admin.v1.ExplainResponse
-	(*ExplainStep)(nil),                // 56: isthmus.admin.v1.ExplainStep
-	(*ExplainRejected)(nil),            // 57: isthmus.admin.v1.ExplainRejected
-	(*ExplainShare)(nil),               // 58: isthmus.admin.v1.ExplainShare
-	(*ExplainEndpoint)(nil),            // 59: isthmus.admin.v1.ExplainEndpoint
-	nil,                                // 60: isthmus.admin.v1.ApplyRequest.ExpectEntry
-	nil,                                // 61: isthmus.admin.v1.ServiceCluster.LocalitiesEntry
-	nil,                                // 62: isthmus.admin.v1.InspectProxyRequest.LevelsEntry
-	nil,                                // 63: isthmus.admin.v1.RegisterWorkloadRequest.LabelsEntry
+	(*AnalyzeRequest)(nil),             // 12: isthmus.admin.v1.AnalyzeRequest
+	(*AnalyzeResponse)(nil),            // 13: isthmus.admin.v1.AnalyzeResponse
+	(*StatusRequest)(nil),              // 14: isthmus.admin.v1.StatusRequest
+	(*StatusResponse)(nil),             // 15: isthmus.admin.v1.StatusResponse
+	(*InitRequest)(nil),                // 16: isthmus.admin.v1.InitRequest
+	(*InitResponse)(nil),               // 17: isthmus.admin.v1.InitResponse
+	(*Phase)(nil),                      // 18: isthmus.admin.v1.Phase
+	(*CreateTokenRequest)(nil),         // 19: isthmus.admin.v1.CreateTokenRequest
+	(*CreateTokenResponse)(nil),        // 20: isthmus.admin.v1.CreateTokenResponse
+	(*ListTokensRequest)(nil),          // 21: isthmus.admin.v1.ListTokensRequest
+	(*ListTokensResponse)(nil),         // 22: isthmus.admin.v1.ListTokensResponse
+	(*TokenInfo)(nil),                  // 23: isthmus.admin.v1.TokenInfo
+	(*RevokeTokenRequest)(nil),         // 24: isthmus.admin.v1.RevokeTokenRequest
+	(*RevokeTokenResponse)(nil),        // 25: isthmus.admin.v1.RevokeTokenResponse
+	(*JoinRequest)(nil),                // 26: isthmus.admin.v1.JoinRequest
+	(*JoinResponse)(nil),               // 27: isthmus.admin.v1.JoinResponse
+	(*LeaveRequest)(nil),               // 28: isthmus.admin.v1.LeaveRequest
+	(*LeaveResponse)(nil),              // 29: isthmus.admin.v1.LeaveResponse
+	(*ListClustersRequest)(nil),        // 30: isthmus.admin.v1.ListClustersRequest
+	(*ListClustersResponse)(nil),       // 31: isthmus.admin.v1.ListClustersResponse
+	(*Cluster)(nil),                    // 32: isthmus.admin.v1.Cluster
+	(*ListServicesRequest)(nil),        // 33: isthmus.admin.v1.ListServicesRequest
+	(*ListServicesResponse)(nil),       // 34: isthmus.admin.v1.ListServicesResponse
+	(*Service)(nil),                    // 35: isthmus.admin.v1.Service
+	(*ServicePort)(nil),                // 36: isthmus.admin.v1.ServicePort
+	(*ServiceCluster)(nil),             // 37: isthmus.admin.v1.ServiceCluster
+	(*ExportServiceRequest)(nil),       // 38: isthmus.admin.v1.ExportServiceRequest
+	(*ExportServiceResponse)(nil),      // 39: isthmus.admin.v1.ExportServiceResponse
+	(*ProxyStatusRequest)(nil),         // 40: isthmus.admin.v1.ProxyStatusRequest
+	(*ProxyStatusResponse)(nil),        // 41: isthmus.admin.v1.ProxyStatusResponse
+	(*Proxy)(nil),                      // 42: isthmus.admin.v1.Proxy
+	(*ProxyType)(nil),                  // 43: isthmus.admin.v1.ProxyType
+	(*InspectProxyRequest)(nil),        // 44: isthmus.admin.v1.InspectProxyRequest
+	(*InspectProxyPart)(nil),           // 45: isthmus.admin.v1.InspectProxyPart
+	(*CheckRequest)(nil),               // 46: isthmus.admin.v1.CheckRequest
+	(*CheckResponse)(nil),              // 47: isthmus.admin.v1.CheckResponse
+	(*Check)(nil),                      // 48: isthmus.admin.v1.Check
+	(*RegisterWorkloadRequest)(nil),    // 49: isthmus.admin.v1.RegisterWorkloadRequest
+	(*WorkloadPort)(nil),               // 50: isthmus.admin.v1.WorkloadPort
+	(*RegisterWorkloadResponse)(nil),   // 51: isthmus.admin.v1.RegisterWorkloadResponse
+	(*DeregisterWorkloadRequest)(nil),  // 52: isthmus.admin.v1.DeregisterWorkloadRequest
+	(*DeregisterWorkloadResponse)(nil), // 53: isthmus.admin.v1.DeregisterWorkloadResponse
+	(*ExplainRequest)(nil),             // 54: isthmus.admin.v1.ExplainRequest
+	(*ExplainHeader)(nil),              // 55: isthmus.admin.v1.ExplainHeader
+	(*ExplainChange)(nil),              // 56: isthmus.admin.v1.ExplainChange
+	(*ExplainResponse)(nil),            // 57: isthmus.admin.v1.ExplainResponse
+	(*ExplainStep)(nil),                // 58: isthmus.admin.v1.ExplainStep
+	(*ExplainRejected)(nil),            // 59: isthmus.admin.v1.ExplainRejected
+	(*ExplainShare)(nil),               // 60: isthmus.admin.v1.ExplainShare
+	(*ExplainEndpoint)(nil),            // 61: isthmus.admin.v1.ExplainEndpoint
+	nil,                                // 62: isthmus.admin.v1.ApplyRequest.ExpectEntry
+	nil,                                // 63: isthmus.admin.v1.ServiceCluster.LocalitiesEntry
+	nil,                                // 64: isthmus.admin.v1.InspectProxyRequest.LevelsEntry
+	nil,                                // 65: isthmus.admin.v1.RegisterWorkloadRequest.LabelsEntry
 }
 var file_api_admin_admin_proto_depIdxs = []int32{
 	4,  // 0: isthmus.admin.v1.ApplyRequest.files:type_name -> isthmus.admin.v1.File
-	60, // 1: isthmus.admin.v1.ApplyRequest.expect:type_name -> isthmus.admin.v1.ApplyRequest.ExpectEntry
+	62, // 1: isthmus.admin.v1.ApplyRequest.expect:type_name -> isthmus.admin.v1.ApplyRequest.ExpectEntry
 	2,  // 2: isthmus.admin.v1.ApplyResponse.findings:type_name -> isthmus.admin.v1.Finding
 	1,  // 3: isthmus.admin.v1.ApplyResponse.objects:type_name -> isthmus.admin.v1.Object
 	1,  // 4: isthmus.admin.v1.GetResponse.objects:type_name -> isthmus.admin.v1.Object
 	0,  // 5: isthmus.admin.v1.WatchEvent.type:type_name -> isthmus.admin.v1.WatchEvent.Type
 	1,  // 6: isthmus.admin.v1.WatchEvent.object:type_name -> isthmus.admin.v1.Object
-	16, // 7: isthmus.admin.v1.InitResponse.phases:type_name -> isthmus.admin.v1.Phase
-	21, // 8: isthmus.admin.v1.ListTokensResponse.tokens:type_name -> isthmus.admin.v1.TokenInfo
-	16, // 9: isthmus.admin.v1.JoinResponse.phases:type_name -> isthmus.admin.v1.Phase
-	30, // 10: isthmus.admin.v1.ListClustersResponse.clusters:type_name -> isthmus.admin.v1.Cluster
-	33, // 11: isthmus.admin.v1.ListServicesResponse.services:type_name -> isthmus.admin.v1.Service
-	34, // 12: isthmus.admin.v1.Service.ports:type_name -> isthmus.admin.v1.ServicePort
-	35, // 13: isthmus.admin.v1.Service.clusters:type_name -> isthmus.admin.v1.ServiceCluster
-	61, // 14: isthmus.admin.v1.ServiceCluster.localities:type_name -> isthmus.admin.v1.ServiceCluster.LocalitiesEntry
-	2,  // 15: isthmus.admin.v1.ExportServiceResponse.findings:type_name -> isthmus.admin.v1.Finding
-	40, // 16: isthmus.admin.v1.ProxyStatusResponse.proxies:type_name -> isthmus.admin.v1.Proxy
-	41, // 17: isthmus.admin.v1.Proxy.clusters:type_name -> isthmus.admin.v1.ProxyType
-	41, // 18: isthmus.admin.v1.Proxy.listeners:type_name -> isthmus.admin.v1.ProxyType
-	41, // 19: isthmus.admin.v1.Proxy.routes:type_name -> isthmus.admin.v1.ProxyType
-	41, // 20: isthmus.admin.v1.Proxy.endpoints:type_name -> isthmus.admin.v1.ProxyType
-	41, // 21: isthmus.admin.v1.Proxy.secrets:type_name -> isthmus.admin.v1.ProxyType
-	62, // 22: isthmus.admin.v1.InspectProxyRequest.levels:type_name -> isthmus.admin.v1.InspectProxyRequest.LevelsEntry
-	46, // 23: isthmus.admin.v1.CheckResponse.checks:type_name -> isthmus.admin.v1.Check
-	63, // 24: isthmus.admin.v1.RegisterWorkloadRequest.labels:type_name -> isthmus.admin.v1.RegisterWorkloadRequest.LabelsEntry
-	48, // 25: isthmus.admin.v1.RegisterWorkloadRequest.ports:type_name -> isthmus.admin.v1.WorkloadPort
-	53, // 26: isthmus.admin.v1.ExplainRequest.headers:type_name -> isthmus.admin.v1.ExplainHeader
-	54, // 27: isthmus.admin.v1.ExplainRequest.changes:type_name -> isthmus.admin.v1.ExplainChange
-	56, // 28: isthmus.admin.v1.ExplainResponse.steps:type_name -> isthmus.admin.v1.ExplainStep
-	58, // 29: isthmus.admin.v1.ExplainResponse.shares:type_name -> isthmus.admin.v1.ExplainShare
-	57, // 30: isthmus.admin.v1.ExplainStep.rejected:type_name -> isthmus.admin.v1.ExplainRejected
-	59, // 31: isthmus.admin.v1.ExplainShare.endpoints:type_name -> isthmus.admin.v1.ExplainEndpoint
-	32, // [32:32] is the sub-list for method output_type
-	32, // [32:32] is the sub-list for method input_type
-	32, // [32:32] is the sub-list for extension type_name
-	32, // [32:32] is the sub-list for extension extendee
-	0,  // [0:32] is the sub-list for field type_name
+	2,  // 7: isthmus.admin.v1.DeleteResponse.findings:type_name -> isthmus.admin.v1.Finding
+	2,  // 8: isthmus.admin.v1.AnalyzeResponse.findings:type_name -> isthmus.admin.v1.Finding
+	18, // 9: isthmus.admin.v1.InitResponse.phases:type_name -> isthmus.admin.v1.Phase
+	23, // 10: isthmus.admin.v1.ListTokensResponse.tokens:type_name -> isthmus.admin.v1.TokenInfo
+	18, // 11: isthmus.admin.v1.JoinResponse.phases:type_name -> isthmus.admin.v1.Phase
+	32, // 12: isthmus.admin.v1.ListClustersResponse.clusters:type_name -> isthmus.admin.v1.Cluster
+	35, // 13: isthmus.admin.v1.ListServicesResponse.services:type_name -> isthmus.admin.v1.Service
+	36, // 14: isthmus.admin.v1.Service.ports:type_name -> isthmus.admin.v1.ServicePort
+	37, // 15: isthmus.admin.v1.Service.clusters:type_name -> isthmus.admin.v1.ServiceCluster
+	63, // 16: isthmus.admin.v1.ServiceCluster.localities:type_name -> isthmus.admin.v1.ServiceCluster.LocalitiesEntry
+	2,  // 17: isthmus.admin.v1.ExportServiceResponse.findings:type_name -> isthmus.admin.v1.Finding
+	42, // 18: isthmus.admin.v1.ProxyStatusResponse.proxies:type_name -> isthmus.admin.v1.Proxy
+	43, // 19: isthmus.admin.v1.Proxy.clusters:type_name -> isthmus.admin.v1.ProxyType
+	43, // 20: isthmus.admin.v1.Proxy.listeners:type_name -> isthmus.admin.v1.ProxyType
+	43, // 21: isthmus.admin.v1.Proxy.routes:type_name -> isthmus.admin.v1.ProxyType
+	43, // 22: isthmus.admin.v1.Proxy.endpoints:type_name -> isthmus.admin.v1.ProxyType
+	43, // 23: isthmus.admin.v1.Proxy.secrets:type_name -> isthmus.admin.v1.ProxyType
+	64, // 24: isthmus.admin.v1.InspectProxyRequest.levels:type_name -> isthmus.admin.v1.InspectProxyRequest.LevelsEntry
+	48, // 25: isthmus.admin.v1.CheckResponse.checks:type_name -> isthmus.admin.v1.Check
+	65, // 26: isthmus.admin.v1.RegisterWorkloadRequest.labels:type_name -> isthmus.admin.v1.RegisterWorkloadRequest.LabelsEntry
+	50, // 27: isthmus.admin.v1.RegisterWorkloadRequest.ports:type_name -> isthmus.admin.v1.WorkloadPort
+	55, // 28: isthmus.admin.v1.ExplainRequest.headers:type_name -> isthmus.admin.v1.ExplainHeader
+	56, // 29: isthmus.admin.v1.ExplainRequest.changes:type_name -> isthmus.admin.v1.ExplainChange
+	58, // 30: isthmus.admin.v1.ExplainResponse.steps:type_name -> isthmus.admin.v1.ExplainStep
+	60, // 31: isthmus.admin.v1.ExplainResponse.shares:type_name -> isthmus.admin.v1.ExplainShare
+	59, // 32: isthmus.admin.v1.ExplainStep.rejected:type_name -> isthmus.admin.v1.ExplainRejected
+	61, // 33: isthmus.admin.v1.ExplainShare.endpoints:type_name -> isthmus.admin.v1.ExplainEndpoint
+	34, // [34:34] is the sub-list for method output_type
+	34, // [34:34] is the sub-list for method input_type
+	34, // [34:34] is the sub-list for extension type_name
+	34, // [34:34] is the sub-list for extension extendee
+	0,  // [0:34] is the sub-list for field type_name
 }
 
 func init() { file_api_admin_admin_proto_init() }
@@ -4272,7 +4368,7 @@ func file_api_admin_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_api_admin_admin_proto_rawDesc), len(file_api_admin_admin_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   63,
+			NumMessages:   65,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"isthmus.dev/isthmus/controlplane/analyze"
 	"isthmus.dev/isthmus/demo"
 	"isthmus.dev/isthmus/demo/story"
 	"isthmus.dev/isthmus/internal/cli"
@@ -26,7 +27,7 @@ func run() int {
 	context.AfterFunc(ctx, stop)
 	return cli.Run(ctx, cli.Config{
 		In: os.Stdin, Out: os.Stdout, Err: os.Stderr, Env: os.Getenv,
-		Locate: demo.AdminSocket,
+		Locate: demo.AdminSocket, Analyze: analyze.Alone,
 		Commands: []func(*cli.Globals) *cobra.Command{
 			func(g *cli.Globals) *cobra.Command { return workload.Command(g, demo.Place) },
 			func(*cli.Globals) *cobra.Command { return demo.Command(demo.Config{Story: story.Tell}) },

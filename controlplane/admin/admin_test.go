@@ -94,7 +94,8 @@ func newLab(t *testing.T) *lab {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := New(Config{Registry: l.store, Snapshot: l.snapshot.Load, Workloads: &l.workload, WorkloadSocket: "/run/w.sock"})
+	federated := world.Folded{}.Apply(mesh.SetTrust{Trust: member("shop").Trust})
+	s := New(Config{Registry: l.store, Snapshot: l.snapshot.Load, Folded: func() world.Folded { return federated }, Workloads: &l.workload, WorkloadSocket: "/run/w.sock"})
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error)
 	go func() { ended <- s.Serve(ctx, listener) }()

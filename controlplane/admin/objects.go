@@ -17,15 +17,10 @@ import (
 	"isthmus.dev/isthmus/api/admin"
 	"isthmus.dev/isthmus/api/rpc/adminrpc"
 	"isthmus.dev/isthmus/config"
+	"isthmus.dev/isthmus/controlplane/analyze"
 	"isthmus.dev/isthmus/controlplane/world"
 	"isthmus.dev/isthmus/internal/hint"
 	"isthmus.dev/isthmus/mesh"
-)
-
-// Codes of findings that need more than one object.
-const (
-	codeNotGranted = "ISM0201" // an export of a namespace the cluster may not export
-	codeLongName   = "ISM0202" // an export whose name does not fit a server name
 )
 
 // Outcomes of an apply.
@@ -66,7 +61,7 @@ func (s *objects) Apply(ctx context.Context, request *admin.ApplyRequest) (*admi
 	if err != nil {
 		return nil, err
 	}
-	findings = append(findings, planned(s.config.Snapshot(), read, have)...)
+	findings = append(findings, analyze.Planned(s.config.state(), s.config.options(), read)...)
 	response := &admin.ApplyResponse{Findings: wireFindings(findings)}
 	if config.HasError(findings) {
 		return response, nil
@@ -88,16 +83,11 @@ func (s *objects) Apply(ctx context.Context, request *admin.ApplyRequest) (*admi
 	return response, nil
 }
 
-// named reads what the registry has of the objects, and of those that findings about them depend on.
+// named reads what the registry has of the objects.
 func (s *objects) named(ctx context.Context, read []config.Object) (map[mesh.ObjectName]config.Stored, error) {
 	var names []mesh.ObjectName
 	for _, o := range read {
 		names = append(names, o.ID())
-	}
-	for _, o := range read {
-		if o.Kind == config.KindServiceExport {
-			names = append(names, o.Exported())
-		}
 	}
 	have := map[mesh.ObjectName]config.Stored{}
 	if len(names) == 0 {
@@ -161,29 +151,6 @@ func (s *objects) plan(expect map[string]int64, read []config.Object, have map[m
 func outdated(o config.Object, have int64) error {
 	err := status.Errorf(codes.Aborted, "%s has version %d, the document at %s:%d was made from version %.40q", o.ID(), have, o.File, o.Line, o.ResourceVersion)
 	return hint.Wrap(hint.Code(err, "conflict"), "someone else changed it: get it again, and apply your change to that; without metadata.resourceVersion the document replaces whatever there is")
-}
-
-// planned gives the findings about a change that show only among other objects: have are those of the registry that it names.
-func planned(snapshot *world.Snapshot, read []config.Object, have map[mesh.ObjectName]config.Stored) []mesh.Finding {
-	out := config.Together(read, func(name mesh.ObjectName) bool {
-		_, exists := have[name]
-		return exists
-	})
-	for _, o := range read {
-		if o.Kind != config.KindServiceExport {
-			continue
-		}
-		finding := mesh.Finding{Object: o.ID().String(), Path: "metadata.name", File: o.File, Line: o.Line}
-		name := mesh.ServiceName{Namespace: o.Namespace, Name: o.Name}
-		if err := mesh.CheckSNI(name.ClusterSetHost()); err != nil {
-			finding.Code, finding.Level, finding.Message, finding.Fix = codeLongName, mesh.LevelError, err.Error(), "give the service or its namespace a shorter name"
-			out = append(out, finding)
-		} else if err := granted(snapshot, o.Namespace); err != nil {
-			finding.Code, finding.Level, finding.Path, finding.Message, finding.Fix = codeNotGranted, mesh.LevelWarning, "metadata.namespace", err.Error(), hint.Of(err)
-			out = append(out, finding)
-		}
-	}
-	return out
 }
 
 // granted says why the cluster may not export from a namespace. Outside a
@@ -277,12 +244,18 @@ func (s *objects) Delete(ctx context.Context, request *admin.DeleteRequest) (*ad
 	if v := request.GetVersion(); v != 0 {
 		expect = v
 	}
+	found := analyze.Planned(s.config.state(), s.config.options(), nil, name)
 	if err := s.config.Registry.Delete(ctx, name, expect); errors.Is(err, config.ErrNotFound) {
 		return nil, missing(name)
 	} else if err != nil {
 		return nil, conflict(err)
 	}
-	return &admin.DeleteResponse{}, nil
+	return &admin.DeleteResponse{Findings: wireFindings(found)}, nil
+}
+
+// Analyze gives what is wrong with the configuration that there is, and with what came along with the exports of others.
+func (s *objects) Analyze(context.Context, *admin.AnalyzeRequest) (*admin.AnalyzeResponse, error) {
+	return &admin.AnalyzeResponse{Findings: wireFindings(analyze.All(s.config.Snapshot(), s.config.options()))}, nil
 }
 
 func namespaceOf(namespace string) string {
@@ -316,7 +289,7 @@ func (s *objects) wireObject(o config.Stored) *admin.Object {
 		out.ApiVersion = head.APIVersion
 	}
 	if len(o.JSON) > 0 {
-		out.Status = statusOf(s.config.Snapshot(), o.Name)
+		out.Status = statusOf(s.config.Snapshot(), s.config.options(), o.Name)
 	}
 	return out
 }

@@ -20,6 +20,7 @@ import (
 
 	"isthmus.dev/isthmus/api/admin"
 	"isthmus.dev/isthmus/api/rpc/adminrpc"
+	"isthmus.dev/isthmus/controlplane/translate"
 	"isthmus.dev/isthmus/controlplane/translate/build"
 	"isthmus.dev/isthmus/controlplane/world"
 	"isthmus.dev/isthmus/internal/hint/wire"
@@ -77,6 +78,22 @@ type Config struct {
 // Server serves the admin API. Use New.
 type Server struct {
 	config Config
+}
+
+// state is Folded's, or nothing.
+func (c *Config) state() world.Folded {
+	if c.Folded == nil {
+		return world.Folded{}
+	}
+	return c.Folded()
+}
+
+// options are those that proxies' configuration is made with.
+func (c *Config) options() translate.Options {
+	if c.Plan == nil {
+		return translate.Options{RootNamespace: mesh.SystemNamespace}
+	}
+	return c.Plan().Options()
 }
 
 // New makes a server; Run must be called once.

@@ -3,11 +3,17 @@ package admin
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 
 	"isthmus.dev/isthmus/config"
+	"isthmus.dev/isthmus/controlplane/analyze"
+	"isthmus.dev/isthmus/controlplane/translate"
 	"isthmus.dev/isthmus/controlplane/world"
 	"isthmus.dev/isthmus/mesh"
 )
+
+// unresolved are the codes about what an object names and there is not.
+var unresolved = []string{mesh.CodeNoHost, mesh.CodeNoDestination, mesh.CodeNoSubset, mesh.CodeNoPort, mesh.CodeNoProtocol}
 
 // condition is one statement about an object, as Kubernetes writes it.
 type condition struct {
@@ -17,25 +23,30 @@ type condition struct {
 	Message string `json:"message,omitempty"`
 }
 
-// statusOf is the status of an object as JSON: whether it is used and, for
-// workloads, whether it answers.
-func statusOf(snapshot *world.Snapshot, name mesh.ObjectName) []byte {
+// statusOf is the status of an object as JSON, in the conditions that Gateway API has for routes: whether it is used
+// (Accepted; a reason other than that says what is wrong with it all the same), whether what it names exists
+// (ResolvedRefs), and for workloads whether they answer.
+func statusOf(snapshot *world.Snapshot, o translate.Options, name mesh.ObjectName) []byte {
 	accepted := condition{Type: "Accepted", Status: "True", Reason: "Accepted"}
-	if findings := snapshot.Findings.At(name); findings != nil {
-		for _, f := range *findings {
-			if f.Level == mesh.LevelError || accepted.Message == "" {
-				accepted.Reason, accepted.Message = f.Code, f.Message
-			}
-			if f.Level == mesh.LevelError {
-				accepted.Status = "False"
-				break
-			}
+	resolved := condition{Type: "ResolvedRefs", Status: "True", Reason: "ResolvedRefs"}
+	for _, f := range analyze.Object(snapshot, o, name) {
+		if f.Level == mesh.LevelError && accepted.Status == "True" || accepted.Message == "" {
+			accepted.Reason, accepted.Message = f.Code, f.Message
+		}
+		if f.Level == mesh.LevelError {
+			accepted.Status = "False"
+		}
+		if slices.Contains(unresolved, f.Code) && resolved.Status == "True" {
+			resolved.Status, resolved.Reason, resolved.Message = "False", f.Code, f.Message
 		}
 	}
 	out := struct {
 		Conditions []condition `json:"conditions"`
 		VIP        string      `json:"vip,omitempty"`
 	}{Conditions: []condition{accepted}}
+	if name.Kind == config.KindVirtualService || name.Kind == config.KindDestinationRule {
+		out.Conditions = append(out.Conditions, resolved)
+	}
 	service := mesh.ServiceName{Namespace: name.Namespace, Name: name.Name}
 	switch name.Kind {
 	case config.KindWorkloadEntry:
@@ -51,7 +62,7 @@ func statusOf(snapshot *world.Snapshot, name mesh.ObjectName) []byte {
 		if s := snapshot.Services.At(service); s == nil || s.Export == nil {
 			valid.Status, valid.Reason, valid.Message = "False", "NoService", "there is no Service of that name"
 		} else if err := granted(snapshot, name.Namespace); err != nil {
-			valid.Status, valid.Reason, valid.Message = "False", codeNotGranted, err.Error()
+			valid.Status, valid.Reason, valid.Message = "False", mesh.CodeNotGranted, err.Error()
 		}
 		out.Conditions = append(out.Conditions, valid, conflicting(snapshot, service))
 		out.VIP = vipOf(snapshot, service.ClusterSetHost())

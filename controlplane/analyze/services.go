@@ -25,7 +25,6 @@ func (a *analysis) export(name mesh.ServiceName) {
 	at := rule.Origin{Path: "metadata.name"}
 	if a.snapshot.Services.At(name) == nil {
 		a.warn(mesh.CodeExportNoService, at, "apply the Service, or delete the export", "there is no Service %s to export", name)
-		return
 	}
 	t := a.snapshot.Trust
 	if t == nil {

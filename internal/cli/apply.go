@@ -17,7 +17,6 @@ import (
 	"isthmus.dev/isthmus/internal/cli/exit"
 	"isthmus.dev/isthmus/internal/cli/output"
 	"isthmus.dev/isthmus/internal/hint"
-	"isthmus.dev/isthmus/mesh"
 )
 
 // findingDoc is one finding in JSON.
@@ -87,19 +86,29 @@ since (else exit code 1, error code conflict). Without it a document replaces wh
 
 func newAnalyze(g *Globals) *cobra.Command {
 	return &cobra.Command{
-		Use:   "analyze FILE...",
+		Use:   "analyze [FILE...]",
 		Short: "Say what is wrong with configuration, without applying it",
-		Long: `Checks files as apply would and changes nothing: against what the cluster has or, when none is named, alone. Exit code 79 if a
-finding is of level error.`,
-		Args: cobra.MinimumNArgs(1),
+		Long: `Checks files as apply would and changes nothing: against what the cluster has or, when none is named, alone. Without files it
+checks what the cluster has, and what came along with the exports of others. Exit code 79 if a finding is of level error. What each
+code means is in docs/reference/findings.md.`,
+		Example: "  isthmus analyze canary.yaml\n  isthmus --cluster west analyze canary.yaml\n  isthmus --cluster west analyze",
 		RunE: func(c *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return g.with(c.Context(), func(ctx context.Context, cp client) error {
+					response, err := cp.config.Analyze(ctx, &admin.AnalyzeRequest{})
+					if err != nil {
+						return err
+					}
+					return g.printAnalyzed(docOfFindings(response.GetFindings()))
+				})
+			}
 			request, err := g.applyRequest(args, true)
 			if err != nil {
 				return err
 			}
 			if _, nowhere := g.AdminSocket(); hint.CodeOf(nowhere) == exit.CodeUsage {
 				g.Printer.Progressf("no cluster is named: the files are checked alone, not against what a cluster has")
-				return g.printAnalyzed(analyzeAlone(request))
+				return g.printAnalyzed(g.analyzeAlone(request))
 			}
 			return g.with(c.Context(), func(ctx context.Context, cp client) error {
 				response, err := cp.config.Apply(ctx, request)
@@ -113,14 +122,17 @@ finding is of level error.`,
 }
 
 // analyzeAlone checks files without a control plane.
-func analyzeAlone(request *admin.ApplyRequest) []findingDoc {
+func (g *Globals) analyzeAlone(request *admin.ApplyRequest) []findingDoc {
 	var files []config.File
 	for _, f := range request.GetFiles() {
 		files = append(files, config.File{Name: f.GetName(), Data: f.GetYaml()})
 	}
 	objects, findings := config.Decode(files, request.GetDefaultNamespace())
 	docs := []findingDoc{}
-	for _, f := range append(findings, config.Together(objects, func(mesh.ObjectName) bool { return false })...) {
+	if g.config.Analyze != nil {
+		findings = append(findings, g.config.Analyze(objects)...)
+	}
+	for _, f := range findings {
 		docs = append(docs, findingDoc{Code: f.Code, Level: string(f.Level), Object: f.Object, Path: f.Path, File: f.File, Line: int32(f.Line), Message: f.Message, Fix: f.Fix})
 	}
 	return docs

@@ -27,7 +27,7 @@ func TestInputIsBounded(t *testing.T) {
 	if err != nil || len(request.GetFiles()) != 2 || len(request.GetFiles()[0].GetYaml()) != config.MaxBytes+1 {
 		t.Fatalf("one that is too large, and another: %v", err)
 	}
-	if findings := analyzeAlone(request); len(findings) != 1 || findings[0].Code != config.CodeUnreadable || findings[0].File != huge {
+	if findings := g.analyzeAlone(request); len(findings) != 1 || findings[0].Code != config.CodeUnreadable || findings[0].File != huge {
 		t.Errorf("findings %v, want one that the file is too large", findings)
 	}
 	if request, err := g.applyRequest([]string{"-"}, false); err != nil || len(request.GetFiles()[0].GetYaml()) != config.MaxBytes+1 {

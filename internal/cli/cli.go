@@ -16,9 +16,11 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"isthmus.dev/isthmus/config"
 	"isthmus.dev/isthmus/internal/cli/exit"
 	"isthmus.dev/isthmus/internal/cli/output"
 	"isthmus.dev/isthmus/internal/hint"
+	"isthmus.dev/isthmus/mesh"
 )
 
 // Config is what the program around the command line provides.
@@ -32,6 +34,8 @@ type Config struct {
 	Locate func(dir, cluster string) (socket string, err error)
 	// DefaultSocket is tried when neither a cluster nor a socket was named; "" is /run/isthmus/admin.sock.
 	DefaultSocket string
+	// Analyze finds what is wrong among objects that are checked without a cluster; nil: nothing is looked for.
+	Analyze func([]config.Object) []mesh.Finding
 	// Commands builds the commands other packages add to the root.
 	Commands []func(g *Globals) *cobra.Command
 }

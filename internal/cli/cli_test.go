@@ -16,15 +16,17 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 	"github.com/spf13/cobra"
 
+	"isthmus.dev/isthmus/config"
 	"isthmus.dev/isthmus/internal/cli"
 	"isthmus.dev/isthmus/internal/cli/exit"
 	"isthmus.dev/isthmus/internal/golden"
 	"isthmus.dev/isthmus/internal/hint"
+	"isthmus.dev/isthmus/mesh"
 )
 
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){"isthmus": func() {
-		os.Exit(cli.Run(context.Background(), cli.Config{In: os.Stdin, Out: os.Stdout, Err: os.Stderr, Env: os.Getenv, Locate: locate, Commands: foreign}, os.Args[1:]))
+		os.Exit(cli.Run(context.Background(), cli.Config{In: os.Stdin, Out: os.Stdout, Err: os.Stderr, Env: os.Getenv, Locate: locate, Commands: foreign, Analyze: analyzed}, os.Args[1:]))
 	}})
 }
 
@@ -146,4 +148,17 @@ func TestEveryCommandExplainsItself(t *testing.T) {
 			t.Errorf("isthmus %s --help: exit %d\n%s%s", path, code, out, errs)
 		}
 	}
+}
+
+// analyzed is what the program around the command line finds among objects: that of exports alone.
+func analyzed(objects []config.Object) (out []mesh.Finding) {
+	for _, o := range objects {
+		if o.Kind == config.KindServiceExport {
+			out = append(out, mesh.Finding{
+				Code: "ISM0107", Level: mesh.LevelWarning, Object: o.ID().String(), Path: "metadata.name", File: o.File, Line: o.Line,
+				Message: "there is no Service shop/ratings to export", Fix: "apply the Service, or delete the export",
+			})
+		}
+	}
+	return out
 }

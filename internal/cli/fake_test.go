@@ -165,7 +165,16 @@ func (f *fake) Delete(_ context.Context, request *admin.DeleteRequest) (*admin.D
 	if request.GetName() != "reviews" {
 		return nil, status.Errorf(codes.NotFound, "%s %s/%s does not exist", request.GetKind(), request.GetNamespace(), request.GetName())
 	}
-	return &admin.DeleteResponse{}, nil
+	return &admin.DeleteResponse{Findings: []*admin.Finding{{
+		Code: "ISM0205", Level: "warning", Object: "VirtualService shop/canary", Path: "spec.http[0].route[0]",
+		Message: "no subset v1", Fix: "define it in a DestinationRule",
+	}}}, nil
+}
+
+func (f *fake) Analyze(context.Context, *admin.AnalyzeRequest) (*admin.AnalyzeResponse, error) {
+	return &admin.AnalyzeResponse{Findings: []*admin.Finding{{
+		Code: "ISM0208", Level: "warning", Object: "VirtualService shop/reviews", Path: "spec.http[1]", Message: "no request reaches this rule", Fix: "move it",
+	}}}, nil
 }
 
 func (f *fake) Status(context.Context, *admin.StatusRequest) (*admin.StatusResponse, error) {

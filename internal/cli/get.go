@@ -167,6 +167,7 @@ func newDelete(g *Globals) *cobra.Command {
 	return &cobra.Command{
 		Use:               "delete KIND NAME",
 		Short:             "Delete one object of configuration",
+		Long:              "Deletes one object. What that leaves behind, such as a route to a subset that nobody defines any more, is said as a warning.",
 		Example:           "  isthmus --cluster west delete virtualservice reviews -n shop",
 		Args:              cobra.ExactArgs(2),
 		ValidArgsFunction: completeKinds,
@@ -176,14 +177,21 @@ func newDelete(g *Globals) *cobra.Command {
 			}
 			k := kindNamed(args[0])
 			return g.with(c.Context(), func(ctx context.Context, cp client) error {
-				if _, err := cp.config.Delete(ctx, &admin.DeleteRequest{Kind: k.name, Namespace: g.namespace(), Name: args[1]}); err != nil {
+				response, err := cp.config.Delete(ctx, &admin.DeleteRequest{Kind: k.name, Namespace: g.namespace(), Name: args[1]})
+				if err != nil {
 					return explainMissing(err, k, g.namespace(), args[1])
 				}
-				full := resourceName(k.apiVersion, k.name, args[1])
+				full, findings := resourceName(k.apiVersion, k.name, args[1]), docOfFindings(response.GetFindings())
 				return g.Printer.Print(output.View{
-					Doc:   map[string]any{"deleted": map[string]string{"kind": k.name, "namespace": g.namespace(), "name": args[1]}},
+					Doc: map[string]any{
+						"deleted":  map[string]string{"kind": k.name, "namespace": g.namespace(), "name": args[1]},
+						"findings": findings,
+					},
 					Names: []string{full},
-					Text:  func(p *output.Printer) { p.Printf("%s deleted\n", full) },
+					Text: func(p *output.Printer) {
+						printFindings(p, p.Progressf, findings)
+						p.Printf("%s deleted\n", full)
+					},
 				})
 			})
 		},

@@ -25,12 +25,13 @@ var File_api_rpc_adminrpc_admin_proto protoreflect.FileDescriptor
 
 const file_api_rpc_adminrpc_admin_proto_rawDesc = "" +
 	"\n" +
-	"\x1capi/rpc/adminrpc/admin.proto\x12\x10isthmus.admin.v1\x1a\x15api/admin/admin.proto2\xac\x02\n" +
+	"\x1capi/rpc/adminrpc/admin.proto\x12\x10isthmus.admin.v1\x1a\x15api/admin/admin.proto2\xfc\x02\n" +
 	"\x06Config\x12H\n" +
 	"\x05Apply\x12\x1e.isthmus.admin.v1.ApplyRequest\x1a\x1f.isthmus.admin.v1.ApplyResponse\x12B\n" +
 	"\x03Get\x12\x1c.isthmus.admin.v1.GetRequest\x1a\x1d.isthmus.admin.v1.GetResponse\x12G\n" +
 	"\x05Watch\x12\x1e.isthmus.admin.v1.WatchRequest\x1a\x1c.isthmus.admin.v1.WatchEvent0\x01\x12K\n" +
-	"\x06Delete\x12\x1f.isthmus.admin.v1.DeleteRequest\x1a .isthmus.admin.v1.DeleteResponse2\xa1\x05\n" +
+	"\x06Delete\x12\x1f.isthmus.admin.v1.DeleteRequest\x1a .isthmus.admin.v1.DeleteResponse\x12N\n" +
+	"\aAnalyze\x12 .isthmus.admin.v1.AnalyzeRequest\x1a!.isthmus.admin.v1.AnalyzeResponse2\xa1\x05\n" +
 	"\n" +
 	"Federation\x12K\n" +
 	"\x06Status\x12\x1f.isthmus.admin.v1.StatusRequest\x1a .isthmus.admin.v1.StatusResponse\x12E\n" +
@@ -57,86 +58,90 @@ var file_api_rpc_adminrpc_admin_proto_goTypes = []any{
 	(*admin.GetRequest)(nil),                 // 1: isthmus.admin.v1.GetRequest
 	(*admin.WatchRequest)(nil),               // 2: isthmus.admin.v1.WatchRequest
 	(*admin.DeleteRequest)(nil),              // 3: isthmus.admin.v1.DeleteRequest
-	(*admin.StatusRequest)(nil),              // 4: isthmus.admin.v1.StatusRequest
-	(*admin.InitRequest)(nil),                // 5: isthmus.admin.v1.InitRequest
-	(*admin.CreateTokenRequest)(nil),         // 6: isthmus.admin.v1.CreateTokenRequest
-	(*admin.ListTokensRequest)(nil),          // 7: isthmus.admin.v1.ListTokensRequest
-	(*admin.RevokeTokenRequest)(nil),         // 8: isthmus.admin.v1.RevokeTokenRequest
-	(*admin.JoinRequest)(nil),                // 9: isthmus.admin.v1.JoinRequest
-	(*admin.LeaveRequest)(nil),               // 10: isthmus.admin.v1.LeaveRequest
-	(*admin.ListClustersRequest)(nil),        // 11: isthmus.admin.v1.ListClustersRequest
-	(*admin.ListServicesRequest)(nil),        // 12: isthmus.admin.v1.ListServicesRequest
-	(*admin.ExportServiceRequest)(nil),       // 13: isthmus.admin.v1.ExportServiceRequest
-	(*admin.ProxyStatusRequest)(nil),         // 14: isthmus.admin.v1.ProxyStatusRequest
-	(*admin.InspectProxyRequest)(nil),        // 15: isthmus.admin.v1.InspectProxyRequest
-	(*admin.ExplainRequest)(nil),             // 16: isthmus.admin.v1.ExplainRequest
-	(*admin.CheckRequest)(nil),               // 17: isthmus.admin.v1.CheckRequest
-	(*admin.RegisterWorkloadRequest)(nil),    // 18: isthmus.admin.v1.RegisterWorkloadRequest
-	(*admin.DeregisterWorkloadRequest)(nil),  // 19: isthmus.admin.v1.DeregisterWorkloadRequest
-	(*admin.ApplyResponse)(nil),              // 20: isthmus.admin.v1.ApplyResponse
-	(*admin.GetResponse)(nil),                // 21: isthmus.admin.v1.GetResponse
-	(*admin.WatchEvent)(nil),                 // 22: isthmus.admin.v1.WatchEvent
-	(*admin.DeleteResponse)(nil),             // 23: isthmus.admin.v1.DeleteResponse
-	(*admin.StatusResponse)(nil),             // 24: isthmus.admin.v1.StatusResponse
-	(*admin.InitResponse)(nil),               // 25: isthmus.admin.v1.InitResponse
-	(*admin.CreateTokenResponse)(nil),        // 26: isthmus.admin.v1.CreateTokenResponse
-	(*admin.ListTokensResponse)(nil),         // 27: isthmus.admin.v1.ListTokensResponse
-	(*admin.RevokeTokenResponse)(nil),        // 28: isthmus.admin.v1.RevokeTokenResponse
-	(*admin.JoinResponse)(nil),               // 29: isthmus.admin.v1.JoinResponse
-	(*admin.LeaveResponse)(nil),              // 30: isthmus.admin.v1.LeaveResponse
-	(*admin.ListClustersResponse)(nil),       // 31: isthmus.admin.v1.ListClustersResponse
-	(*admin.ListServicesResponse)(nil),       // 32: isthmus.admin.v1.ListServicesResponse
-	(*admin.ExportServiceResponse)(nil),      // 33: isthmus.admin.v1.ExportServiceResponse
-	(*admin.ProxyStatusResponse)(nil),        // 34: isthmus.admin.v1.ProxyStatusResponse
-	(*admin.InspectProxyPart)(nil),           // 35: isthmus.admin.v1.InspectProxyPart
-	(*admin.ExplainResponse)(nil),            // 36: isthmus.admin.v1.ExplainResponse
-	(*admin.CheckResponse)(nil),              // 37: isthmus.admin.v1.CheckResponse
-	(*admin.RegisterWorkloadResponse)(nil),   // 38: isthmus.admin.v1.RegisterWorkloadResponse
-	(*admin.DeregisterWorkloadResponse)(nil), // 39: isthmus.admin.v1.DeregisterWorkloadResponse
+	(*admin.AnalyzeRequest)(nil),             // 4: isthmus.admin.v1.AnalyzeRequest
+	(*admin.StatusRequest)(nil),              // 5: isthmus.admin.v1.StatusRequest
+	(*admin.InitRequest)(nil),                // 6: isthmus.admin.v1.InitRequest
+	(*admin.CreateTokenRequest)(nil),         // 7: isthmus.admin.v1.CreateTokenRequest
+	(*admin.ListTokensRequest)(nil),          // 8: isthmus.admin.v1.ListTokensRequest
+	(*admin.RevokeTokenRequest)(nil),         // 9: isthmus.admin.v1.RevokeTokenRequest
+	(*admin.JoinRequest)(nil),                // 10: isthmus.admin.v1.JoinRequest
+	(*admin.LeaveRequest)(nil),               // 11: isthmus.admin.v1.LeaveRequest
+	(*admin.ListClustersRequest)(nil),        // 12: isthmus.admin.v1.ListClustersRequest
+	(*admin.ListServicesRequest)(nil),        // 13: isthmus.admin.v1.ListServicesRequest
+	(*admin.ExportServiceRequest)(nil),       // 14: isthmus.admin.v1.ExportServiceRequest
+	(*admin.ProxyStatusRequest)(nil),         // 15: isthmus.admin.v1.ProxyStatusRequest
+	(*admin.InspectProxyRequest)(nil),        // 16: isthmus.admin.v1.InspectProxyRequest
+	(*admin.ExplainRequest)(nil),             // 17: isthmus.admin.v1.ExplainRequest
+	(*admin.CheckRequest)(nil),               // 18: isthmus.admin.v1.CheckRequest
+	(*admin.RegisterWorkloadRequest)(nil),    // 19: isthmus.admin.v1.RegisterWorkloadRequest
+	(*admin.DeregisterWorkloadRequest)(nil),  // 20: isthmus.admin.v1.DeregisterWorkloadRequest
+	(*admin.ApplyResponse)(nil),              // 21: isthmus.admin.v1.ApplyResponse
+	(*admin.GetResponse)(nil),                // 22: isthmus.admin.v1.GetResponse
+	(*admin.WatchEvent)(nil),                 // 23: isthmus.admin.v1.WatchEvent
+	(*admin.DeleteResponse)(nil),             // 24: isthmus.admin.v1.DeleteResponse
+	(*admin.AnalyzeResponse)(nil),            // 25: isthmus.admin.v1.AnalyzeResponse
+	(*admin.StatusResponse)(nil),             // 26: isthmus.admin.v1.StatusResponse
+	(*admin.InitResponse)(nil),               // 27: isthmus.admin.v1.InitResponse
+	(*admin.CreateTokenResponse)(nil),        // 28: isthmus.admin.v1.CreateTokenResponse
+	(*admin.ListTokensResponse)(nil),         // 29: isthmus.admin.v1.ListTokensResponse
+	(*admin.RevokeTokenResponse)(nil),        // 30: isthmus.admin.v1.RevokeTokenResponse
+	(*admin.JoinResponse)(nil),               // 31: isthmus.admin.v1.JoinResponse
+	(*admin.LeaveResponse)(nil),              // 32: isthmus.admin.v1.LeaveResponse
+	(*admin.ListClustersResponse)(nil),       // 33: isthmus.admin.v1.ListClustersResponse
+	(*admin.ListServicesResponse)(nil),       // 34: isthmus.admin.v1.ListServicesResponse
+	(*admin.ExportServiceResponse)(nil),      // 35: isthmus.admin.v1.ExportServiceResponse
+	(*admin.ProxyStatusResponse)(nil),        // 36: isthmus.admin.v1.ProxyStatusResponse
+	(*admin.InspectProxyPart)(nil),           // 37: isthmus.admin.v1.InspectProxyPart
+	(*admin.ExplainResponse)(nil),            // 38: isthmus.admin.v1.ExplainResponse
+	(*admin.CheckResponse)(nil),              // 39: isthmus.admin.v1.CheckResponse
+	(*admin.RegisterWorkloadResponse)(nil),   // 40: isthmus.admin.v1.RegisterWorkloadResponse
+	(*admin.DeregisterWorkloadResponse)(nil), // 41: isthmus.admin.v1.DeregisterWorkloadResponse
 }
 var file_api_rpc_adminrpc_admin_proto_depIdxs = []int32{
 	0,  // 0: isthmus.admin.v1.Config.Apply:input_type -> isthmus.admin.v1.ApplyRequest
 	1,  // 1: isthmus.admin.v1.Config.Get:input_type -> isthmus.admin.v1.GetRequest
 	2,  // 2: isthmus.admin.v1.Config.Watch:input_type -> isthmus.admin.v1.WatchRequest
 	3,  // 3: isthmus.admin.v1.Config.Delete:input_type -> isthmus.admin.v1.DeleteRequest
-	4,  // 4: isthmus.admin.v1.Federation.Status:input_type -> isthmus.admin.v1.StatusRequest
-	5,  // 5: isthmus.admin.v1.Federation.Init:input_type -> isthmus.admin.v1.InitRequest
-	6,  // 6: isthmus.admin.v1.Federation.CreateToken:input_type -> isthmus.admin.v1.CreateTokenRequest
-	7,  // 7: isthmus.admin.v1.Federation.ListTokens:input_type -> isthmus.admin.v1.ListTokensRequest
-	8,  // 8: isthmus.admin.v1.Federation.RevokeToken:input_type -> isthmus.admin.v1.RevokeTokenRequest
-	9,  // 9: isthmus.admin.v1.Federation.Join:input_type -> isthmus.admin.v1.JoinRequest
-	10, // 10: isthmus.admin.v1.Federation.Leave:input_type -> isthmus.admin.v1.LeaveRequest
-	11, // 11: isthmus.admin.v1.Federation.ListClusters:input_type -> isthmus.admin.v1.ListClustersRequest
-	12, // 12: isthmus.admin.v1.Mesh.ListServices:input_type -> isthmus.admin.v1.ListServicesRequest
-	13, // 13: isthmus.admin.v1.Mesh.ExportService:input_type -> isthmus.admin.v1.ExportServiceRequest
-	14, // 14: isthmus.admin.v1.Mesh.ProxyStatus:input_type -> isthmus.admin.v1.ProxyStatusRequest
-	15, // 15: isthmus.admin.v1.Mesh.InspectProxy:input_type -> isthmus.admin.v1.InspectProxyRequest
-	16, // 16: isthmus.admin.v1.Mesh.Explain:input_type -> isthmus.admin.v1.ExplainRequest
-	17, // 17: isthmus.admin.v1.Mesh.Check:input_type -> isthmus.admin.v1.CheckRequest
-	18, // 18: isthmus.admin.v1.Mesh.RegisterWorkload:input_type -> isthmus.admin.v1.RegisterWorkloadRequest
-	19, // 19: isthmus.admin.v1.Mesh.DeregisterWorkload:input_type -> isthmus.admin.v1.DeregisterWorkloadRequest
-	20, // 20: isthmus.admin.v1.Config.Apply:output_type -> isthmus.admin.v1.ApplyResponse
-	21, // 21: isthmus.admin.v1.Config.Get:output_type -> isthmus.admin.v1.GetResponse
-	22, // 22: isthmus.admin.v1.Config.Watch:output_type -> isthmus.admin.v1.WatchEvent
-	23, // 23: isthmus.admin.v1.Config.Delete:output_type -> isthmus.admin.v1.DeleteResponse
-	24, // 24: isthmus.admin.v1.Federation.Status:output_type -> isthmus.admin.v1.StatusResponse
-	25, // 25: isthmus.admin.v1.Federation.Init:output_type -> isthmus.admin.v1.InitResponse
-	26, // 26: isthmus.admin.v1.Federation.CreateToken:output_type -> isthmus.admin.v1.CreateTokenResponse
-	27, // 27: isthmus.admin.v1.Federation.ListTokens:output_type -> isthmus.admin.v1.ListTokensResponse
-	28, // 28: isthmus.admin.v1.Federation.RevokeToken:output_type -> isthmus.admin.v1.RevokeTokenResponse
-	29, // 29: isthmus.admin.v1.Federation.Join:output_type -> isthmus.admin.v1.JoinResponse
-	30, // 30: isthmus.admin.v1.Federation.Leave:output_type -> isthmus.admin.v1.LeaveResponse
-	31, // 31: isthmus.admin.v1.Federation.ListClusters:output_type -> isthmus.admin.v1.ListClustersResponse
-	32, // 32: isthmus.admin.v1.Mesh.ListServices:output_type -> isthmus.admin.v1.ListServicesResponse
-	33, // 33: isthmus.admin.v1.Mesh.ExportService:output_type -> isthmus.admin.v1.ExportServiceResponse
-	34, // 34: isthmus.admin.v1.Mesh.ProxyStatus:output_type -> isthmus.admin.v1.ProxyStatusResponse
-	35, // 35: isthmus.admin.v1.Mesh.InspectProxy:output_type -> isthmus.admin.v1.InspectProxyPart
-	36, // 36: isthmus.admin.v1.Mesh.Explain:output_type -> isthmus.admin.v1.ExplainResponse
-	37, // 37: isthmus.admin.v1.Mesh.Check:output_type -> isthmus.admin.v1.CheckResponse
-	38, // 38: isthmus.admin.v1.Mesh.RegisterWorkload:output_type -> isthmus.admin.v1.RegisterWorkloadResponse
-	39, // 39: isthmus.admin.v1.Mesh.DeregisterWorkload:output_type -> isthmus.admin.v1.DeregisterWorkloadResponse
-	20, // [20:40] is the sub-list for method output_type
-	0,  // [0:20] is the sub-list for method input_type
+	4,  // 4: isthmus.admin.v1.Config.Analyze:input_type -> isthmus.admin.v1.AnalyzeRequest
+	5,  // 5: isthmus.admin.v1.Federation.Status:input_type -> isthmus.admin.v1.StatusRequest
+	6,  // 6: isthmus.admin.v1.Federation.Init:input_type -> isthmus.admin.v1.InitRequest
+	7,  // 7: isthmus.admin.v1.Federation.CreateToken:input_type -> isthmus.admin.v1.CreateTokenRequest
+	8,  // 8: isthmus.admin.v1.Federation.ListTokens:input_type -> isthmus.admin.v1.ListTokensRequest
+	9,  // 9: isthmus.admin.v1.Federation.RevokeToken:input_type -> isthmus.admin.v1.RevokeTokenRequest
+	10, // 10: isthmus.admin.v1.Federation.Join:input_type -> isthmus.admin.v1.JoinRequest
+	11, // 11: isthmus.admin.v1.Federation.Leave:input_type -> isthmus.admin.v1.LeaveRequest
+	12, // 12: isthmus.admin.v1.Federation.ListClusters:input_type -> isthmus.admin.v1.ListClustersRequest
+	13, // 13: isthmus.admin.v1.Mesh.ListServices:input_type -> isthmus.admin.v1.ListServicesRequest
+	14, // 14: isthmus.admin.v1.Mesh.ExportService:input_type -> isthmus.admin.v1.ExportServiceRequest
+	15, // 15: isthmus.admin.v1.Mesh.ProxyStatus:input_type -> isthmus.admin.v1.ProxyStatusRequest
+	16, // 16: isthmus.admin.v1.Mesh.InspectProxy:input_type -> isthmus.admin.v1.InspectProxyRequest
+	17, // 17: isthmus.admin.v1.Mesh.Explain:input_type -> isthmus.admin.v1.ExplainRequest
+	18, // 18: isthmus.admin.v1.Mesh.Check:input_type -> isthmus.admin.v1.CheckRequest
+	19, // 19: isthmus.admin.v1.Mesh.RegisterWorkload:input_type -> isthmus.admin.v1.RegisterWorkloadRequest
+	20, // 20: isthmus.admin.v1.Mesh.DeregisterWorkload:input_type -> isthmus.admin.v1.DeregisterWorkloadRequest
+	21, // 21: isthmus.admin.v1.Config.Apply:output_type -> isthmus.admin.v1.ApplyResponse
+	22, // 22: isthmus.admin.v1.Config.Get:output_type -> isthmus.admin.v1.GetResponse
+	23, // 23: isthmus.admin.v1.Config.Watch:output_type -> isthmus.admin.v1.WatchEvent
+	24, // 24: isthmus.admin.v1.Config.Delete:output_type -> isthmus.admin.v1.DeleteResponse
+	25, // 25: isthmus.admin.v1.Config.Analyze:output_type -> isthmus.admin.v1.AnalyzeResponse
+	26, // 26: isthmus.admin.v1.Federation.Status:output_type -> isthmus.admin.v1.StatusResponse
+	27, // 27: isthmus.admin.v1.Federation.Init:output_type -> isthmus.admin.v1.InitResponse
+	28, // 28: isthmus.admin.v1.Federation.CreateToken:output_type -> isthmus.admin.v1.CreateTokenResponse
+	29, // 29: isthmus.admin.v1.Federation.ListTokens:output_type -> isthmus.admin.v1.ListTokensResponse
+	30, // 30: isthmus.admin.v1.Federation.RevokeToken:output_type -> isthmus.admin.v1.RevokeTokenResponse
+	31, // 31: isthmus.admin.v1.Federation.Join:output_type -> isthmus.admin.v1.JoinResponse
+	32, // 32: isthmus.admin.v1.Federation.Leave:output_type -> isthmus.admin.v1.LeaveResponse
+	33, // 33: isthmus.admin.v1.Federation.ListClusters:output_type -> isthmus.admin.v1.ListClustersResponse
+	34, // 34: isthmus.admin.v1.Mesh.ListServices:output_type -> isthmus.admin.v1.ListServicesResponse
+	35, // 35: isthmus.admin.v1.Mesh.ExportService:output_type -> isthmus.admin.v1.ExportServiceResponse
+	36, // 36: isthmus.admin.v1.Mesh.ProxyStatus:output_type -> isthmus.admin.v1.ProxyStatusResponse
+	37, // 37: isthmus.admin.v1.Mesh.InspectProxy:output_type -> isthmus.admin.v1.InspectProxyPart
+	38, // 38: isthmus.admin.v1.Mesh.Explain:output_type -> isthmus.admin.v1.ExplainResponse
+	39, // 39: isthmus.admin.v1.Mesh.Check:output_type -> isthmus.admin.v1.CheckResponse
+	40, // 40: isthmus.admin.v1.Mesh.RegisterWorkload:output_type -> isthmus.admin.v1.RegisterWorkloadResponse
+	41, // 41: isthmus.admin.v1.Mesh.DeregisterWorkload:output_type -> isthmus.admin.v1.DeregisterWorkloadResponse
+	21, // [21:42] is the sub-list for method output_type
+	0,  // [0:21] is the sub-list for method input_type
 	0,  // [0:0] is the sub-list for extension type_name
 	0,  // [0:0] is the sub-list for extension extendee
 	0,  // [0:0] is the sub-list for field type_name

@@ -20,10 +20,11 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	Config_Apply_FullMethodName  = "/isthmus.admin.v1.Config/Apply"
-	Config_Get_FullMethodName    = "/isthmus.admin.v1.Config/Get"
-	Config_Watch_FullMethodName  = "/isthmus.admin.v1.Config/Watch"
-	Config_Delete_FullMethodName = "/isthmus.admin.v1.Config/Delete"
+	Config_Apply_FullMethodName   = "/isthmus.admin.v1.Config/Apply"
+	Config_Get_FullMethodName     = "/isthmus.admin.v1.Config/Get"
+	Config_Watch_FullMethodName   = "/isthmus.admin.v1.Config/Watch"
+	Config_Delete_FullMethodName  = "/isthmus.admin.v1.Config/Delete"
+	Config_Analyze_FullMethodName = "/isthmus.admin.v1.Config/Analyze"
 )
 
 // ConfigClient is the client API for Config service.
@@ -36,6 +37,7 @@ type ConfigClient interface {
 	Get(ctx context.Context, in *admin.GetRequest, opts ...grpc.CallOption) (*admin.GetResponse, error)
 	Watch(ctx context.Context, in *admin.WatchRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[admin.WatchEvent], error)
 	Delete(ctx context.Context, in *admin.DeleteRequest, opts ...grpc.CallOption) (*admin.DeleteResponse, error)
+	Analyze(ctx context.Context, in *admin.AnalyzeRequest, opts ...grpc.CallOption) (*admin.AnalyzeResponse, error)
 }
 
 type configClient struct {
@@ -95,6 +97,16 @@ func (c *configClient) Delete(ctx context.Context, in *admin.DeleteRequest, opts
 	return out, nil
 }
 
+func (c *configClient) Analyze(ctx context.Context, in *admin.AnalyzeRequest, opts ...grpc.CallOption) (*admin.AnalyzeResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(admin.AnalyzeResponse)
+	err := c.cc.Invoke(ctx, Config_Analyze_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // ConfigServer is the server API for Config service.
 // All implementations must embed UnimplementedConfigServer
 // for forward compatibility.
@@ -105,6 +117,7 @@ type ConfigServer interface {
 	Get(context.Context, *admin.GetRequest) (*admin.GetResponse, error)
 	Watch(*admin.WatchRequest, grpc.ServerStreamingServer[admin.WatchEvent]) error
 	Delete(context.Context, *admin.DeleteRequest) (*admin.DeleteResponse, error)
+	Analyze(context.Context, *admin.AnalyzeRequest) (*admin.AnalyzeResponse, error)
 	mustEmbedUnimplementedConfigServer()
 }
 
@@ -126,6 +139,9 @@ func (UnimplementedConfigServer) Watch(*admin.WatchRequest, grpc.ServerStreaming
 }
 func (UnimplementedConfigServer) Delete(context.Context, *admin.DeleteRequest) (*admin.DeleteResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Delete not implemented")
+}
+func (UnimplementedConfigServer) Analyze(context.Context, *admin.AnalyzeRequest) (*admin.AnalyzeResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Analyze not implemented")
 }
 func (UnimplementedConfigServer) mustEmbedUnimplementedConfigServer() {}
 func (UnimplementedConfigServer) testEmbeddedByValue()                {}
@@ -213,6 +229,24 @@ func _Config_Delete_Handler(srv interface{}, ctx context.Context, dec func(inter
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Config_Analyze_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(admin.AnalyzeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ConfigServer).Analyze(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Config_Analyze_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ConfigServer).Analyze(ctx, req.(*admin.AnalyzeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Config_ServiceDesc is the grpc.ServiceDesc for Config service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -231,6 +265,10 @@ var Config_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Delete",
 			Handler:    _Config_Delete_Handler,
+		},
+		{
+			MethodName: "Analyze",
+			Handler:    _Config_Analyze_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{
