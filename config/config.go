@@ -24,21 +24,6 @@ import (
 	"isthmus.dev/isthmus/mesh"
 )
 
-// Codes of findings. A code that was released keeps its meaning.
-const (
-	CodeUnknownField = "ISM0101" // the API has no such field
-	CodeNotSupported = "ISM0102" // the API has it, this version does not act on it yet
-	CodeDuplicate    = "ISM0103" // two documents for one object
-	CodeInvalid      = "ISM0104" // a value that cannot be right
-	CodeUnknownKind  = "ISM0105" // no such kind or version
-	CodeUnreadable   = "ISM0106" // not YAML, or beyond a bound
-	CodeProtocol     = "ISM0108" // an application protocol that is carried as plain TCP
-	CodeSkipped      = "ISM0112" // not the mesh's affair, left out: a kind of Kubernetes' own, a port that is not TCP
-	CodeProducer     = "ISM0109" // a rule that came with an export and goes beyond what a producer may decide
-	CodeSlowFailover = "ISM0110" // a time-out that makes leaving a frozen peer slow
-	CodeSharedKnob   = "ISM0113" // a setting that Envoy has once counts for two things
-)
-
 // Bounds on what is read.
 const (
 	MaxBytes     = 4 << 20 // of one input file
@@ -95,7 +80,7 @@ func Decode(files []File, defaultNamespace string) ([]Object, []mesh.Finding) {
 				continue
 			}
 			if first, twice := seen[item.ID()]; twice {
-				r.at(doc.root, "").add(CodeDuplicate, item.ID().String(), "metadata.name",
+				r.at(doc.root, "").add(mesh.CodeDuplicate, item.ID().String(), "metadata.name",
 					"this is the second document for one object; the first is at %s:%d", first.File, first.Line)(
 					"remove one of the two documents")
 				continue

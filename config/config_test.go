@@ -114,8 +114,8 @@ func TestBounds(t *testing.T) {
 		{"recursive", "a: &a [*a]\n", "an alias must not contain itself"},
 	} {
 		objects, findings := Decode([]File{{Name: c.name, Data: []byte(c.in)}}, "")
-		if len(objects) != 0 || len(findings) == 0 || findings[0].Code != CodeUnreadable {
-			t.Errorf("%s: got %d objects, findings %v; want none and %s: %s", c.name, len(objects), findings, CodeUnreadable, c.why)
+		if len(objects) != 0 || len(findings) == 0 || findings[0].Code != mesh.CodeUnreadable {
+			t.Errorf("%s: got %d objects, findings %v; want none and %s: %s", c.name, len(objects), findings, mesh.CodeUnreadable, c.why)
 		}
 	}
 }

@@ -152,7 +152,7 @@ func findKind(doc document, o Object, r *report) (kind, bool) {
 		return r.at(n, o.ID().String()).add(code, "", path, format, args...)
 	}
 	if o.APIVersion == "" || o.Kind == "" {
-		report(CodeUnknownKind, "kind", "the document has no apiVersion or no kind")("every document starts with both, for example apiVersion: v1, kind: Service")
+		report(mesh.CodeUnknownKind, "kind", "the document has no apiVersion or no kind")("every document starts with both, for example apiVersion: v1, kind: Service")
 		return kind{}, false
 	}
 	group, version, grouped := strings.Cut(o.APIVersion, "/")
@@ -165,16 +165,16 @@ func findKind(doc document, o Object, r *report) (kind, bool) {
 	case ok && k.Group == group && slices.Contains(k.Versions, version):
 		return k, true
 	case ok && k.Group == group:
-		report(CodeUnknownKind, "apiVersion", "kind %s has no version %q", o.Kind, version)("use one of %s", strings.Join(k.Versions, ", "))
+		report(mesh.CodeUnknownKind, "apiVersion", "kind %s has no version %q", o.Kind, version)("use one of %s", strings.Join(k.Versions, ", "))
 	case !ok && othersKind(group, o.Kind):
-		r.at(doc.root, o.ID().String()).level(mesh.LevelWarning, CodeSkipped, "", "kind", "kind %s of %s is not configuration of a mesh: it was left out", o.Kind, o.APIVersion)(
+		r.at(doc.root, o.ID().String()).level(mesh.LevelWarning, mesh.CodeSkipped, "", "kind", "kind %s of %s is not configuration of a mesh: it was left out", o.Kind, o.APIVersion)(
 			"nothing has to be changed; Kubernetes takes it by kubectl apply")
 	case slices.Contains(laterKinds[group], o.Kind):
-		report(CodeNotSupported, "kind", "kind %s of %s is not supported yet", o.Kind, group)("leave the object out: it would have no effect")
+		report(mesh.CodeNotSupported, "kind", "kind %s of %s is not supported yet", o.Kind, group)("leave the object out: it would have no effect")
 	case ok:
-		report(CodeUnknownKind, "apiVersion", "kind %s is not of group %q", o.Kind, group)("write apiVersion: %s", k.APIVersion())
+		report(mesh.CodeUnknownKind, "apiVersion", "kind %s is not of group %q", o.Kind, group)("write apiVersion: %s", k.APIVersion())
 	default:
-		fix := report(CodeUnknownKind, "kind", "there is no kind %s in %q", o.Kind, o.APIVersion)
+		fix := report(mesh.CodeUnknownKind, "kind", "there is no kind %s in %q", o.Kind, o.APIVersion)
 		var names []string
 		for n := range all {
 			names = append(names, n)
@@ -292,7 +292,7 @@ func (m *maker) problem(n *yaml.Node, path, format string, args ...any) func(str
 	if n == nil {
 		n = m.root
 	}
-	return m.r.at(n, m.item.ID().String()).add(CodeInvalid, "", path, format, args...)
+	return m.r.at(n, m.item.ID().String()).add(mesh.CodeInvalid, "", path, format, args...)
 }
 
 // invalid reports a value by its path from the root: field names, and indexes as numbers.
@@ -305,7 +305,7 @@ func (m *maker) invalid(steps []any, format string, args ...any) func(string, ..
 func (m *maker) unsupported(steps []any, format string, args ...any) func(string, ...any) {
 	m.bad = true
 	n, path := m.locate(steps)
-	return m.r.at(n, m.item.ID().String()).add(CodeNotSupported, "", path, format, args...)
+	return m.r.at(n, m.item.ID().String()).add(mesh.CodeNotSupported, "", path, format, args...)
 }
 
 // info says something about a value that is right.

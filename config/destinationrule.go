@@ -142,7 +142,7 @@ func (m *maker) pool(p *istio.ConnectionPoolSettings, at []any) *rule.Part {
 	tcp, http := p.GetTcp(), p.GetHttp()
 	connect := m.duration(tcp.GetConnectTimeout(), steps("tcp", "connectTimeout")...)
 	if connect > quickConnect {
-		m.info(CodeSlowFailover, steps("tcp", "connectTimeout"),
+		m.info(mesh.CodeSlowFailover, steps("tcp", "connectTimeout"),
 			"a gateway or peer that stands still is left after up to %v instead of %v: nothing else ends a connection that is not up yet",
 			quickFailover+connect-quickConnect, quickFailover)("leave it at %v or below, unless connections take that long", quickConnect)
 	}
@@ -218,7 +218,7 @@ func (m *maker) ejection(o *istio.OutlierDetection, at []any) *rule.Part {
 			part.TCP = encoded
 		}
 	}
-	m.info(CodeSharedKnob, at, "endpoints that cannot be reached are left out as slowly, and as few, as those ejected for their answers: "+
+	m.info(mesh.CodeSharedKnob, at, "endpoints that cannot be reached are left out as slowly, and as few, as those ejected for their answers: "+
 		"at most %d %% of them, looked at every %v, for %v (Envoy has one setting for both)", most.Value, interval, base)(
 		"requests leave such an endpoint by retries meanwhile; set interval, baseEjectionTime and maxEjectionPercent to have it left out sooner")
 	return part

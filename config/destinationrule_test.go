@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/protobuf/proto"
 
+	"isthmus.dev/isthmus/mesh"
 	"isthmus.dev/isthmus/rule"
 	"isthmus.dev/isthmus/rule/resilience"
 )
@@ -146,7 +147,7 @@ spec:
 		objects, findings := Decode([]File{{Name: "r.yaml", Data: []byte(rule(c.whole, c.subset))}}, "")
 		var got []string
 		for _, f := range findings {
-			if f.Code == CodeSlowFailover {
+			if f.Code == mesh.CodeSlowFailover {
 				got = append(got, fmt.Sprintf("%s %d %s", f.Level, f.Line, f.Path))
 			}
 		}

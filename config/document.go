@@ -14,6 +14,8 @@ import (
 	"unicode/utf8"
 
 	"go.yaml.in/yaml/v3"
+
+	"isthmus.dev/isthmus/mesh"
 )
 
 // document is one YAML document of a file.
@@ -57,7 +59,7 @@ func documents(f File, r *report) []document {
 
 func (d *reader) unreadable(line int, format string, args ...any) {
 	d.r.begin(d.file)
-	d.r.at(&yaml.Node{Line: line}, "").add(CodeUnreadable, "", "", format, args...)("correct the file near this line; isthmus analyze FILE checks it without applying anything")
+	d.r.at(&yaml.Node{Line: line}, "").add(mesh.CodeUnreadable, "", "", format, args...)("correct the file near this line; isthmus analyze FILE checks it without applying anything")
 }
 
 // split cuts a file at the lines that begin and end documents, and gives the parts with the number of lines before each. Nothing

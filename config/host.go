@@ -25,7 +25,7 @@ func (m *maker) resolve(host string, steps ...any) (mesh.Host, bool) {
 			fix = "did you mean " + string(mesh.ServiceName{Namespace: ns, Name: svc}.LocalHost()) + "? (a name with a dot is not short for a service)"
 		}
 		m.invalid(steps, "host %q is not a service of the mesh; other hosts are not supported yet", host)("%s", fix)
-		m.r.findings[len(m.r.findings)-1].Code = CodeNotSupported
+		m.r.findings[len(m.r.findings)-1].Code = mesh.CodeNotSupported
 		return "", false
 	}
 	m.invalid(steps, "host %q is not the name of a service", host)(

@@ -175,13 +175,13 @@ func TestLevelOfWhatIsNotShown(t *testing.T) {
 	r := &report{}
 	r.begin("a")
 	for range maxOfObject {
-		r.at(&yaml.Node{}, "").level(mesh.LevelWarning, CodeProtocol, "", "", "w")
+		r.at(&yaml.Node{}, "").level(mesh.LevelWarning, mesh.CodeProtocol, "", "", "w")
 	}
 	if HasError(r.findings) {
 		t.Fatal("warnings are errors")
 	}
-	r.at(&yaml.Node{}, "").add(CodeInvalid, "", "", "e")
-	r.at(&yaml.Node{}, "").level(mesh.LevelInfo, CodeProtocol, "", "", "i")
+	r.at(&yaml.Node{}, "").add(mesh.CodeInvalid, "", "", "e")
+	r.at(&yaml.Node{}, "").level(mesh.LevelInfo, mesh.CodeProtocol, "", "", "i")
 	if len(r.findings) != maxOfObject || !HasError(r.findings) {
 		t.Errorf("%d findings, last %+v; want %d and an error", len(r.findings), r.findings[len(r.findings)-1], maxOfObject)
 	}

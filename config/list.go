@@ -4,6 +4,8 @@ import (
 	"strings"
 
 	"go.yaml.in/yaml/v3"
+
+	"isthmus.dev/isthmus/mesh"
 )
 
 // listed replaces documents that are lists (v1 List, or one of a kind: VirtualServiceList) by their items, each with its own line.
@@ -36,7 +38,7 @@ func (l *lister) add(doc document, depth int) {
 		return
 	}
 	if depth == maxLists {
-		l.report(doc, doc.root, CodeUnreadable, "", "lists within lists, deeper than %d levels", maxLists)("put the items into one list")
+		l.report(doc, doc.root, mesh.CodeUnreadable, "", "lists within lists, deeper than %d levels", maxLists)("put the items into one list")
 		return
 	}
 	l.r.begin(doc.file)
@@ -44,14 +46,14 @@ func (l *lister) add(doc document, depth int) {
 		switch key := doc.root.Content[i]; key.Value {
 		case "apiVersion", "kind", "metadata", "items": // a list's metadata is the server's
 		default:
-			l.r.at(key, "").add(CodeUnknownField, "", key.Value, "there is no field %q in a list", key.Value)("remove it; a list has apiVersion, kind, metadata and items")
+			l.r.at(key, "").add(mesh.CodeUnknownField, "", key.Value, "there is no field %q in a list", key.Value)("remove it; a list has apiVersion, kind, metadata and items")
 		}
 	}
 	if items == nil || items.Tag == "!!null" {
 		return
 	}
 	if items.Kind != yaml.SequenceNode {
-		l.report(doc, items, CodeInvalid, "items", "this has to be a list")("write the objects as a list")
+		l.report(doc, items, mesh.CodeInvalid, "items", "this has to be a list")("write the objects as a list")
 		return
 	}
 	apiVersion, kind := text(doc.root, "apiVersion"), strings.TrimSuffix(text(doc.root, "kind"), "List")
@@ -62,7 +64,7 @@ func (l *lister) add(doc document, depth int) {
 		if item.Kind != yaml.MappingNode {
 			if l.room(document{file: doc.file, root: item}) {
 				l.wrong++
-				l.report(doc, item, CodeUnreadable, "items", "an item of a list has to be an object (apiVersion, kind, metadata, spec)")("remove it")
+				l.report(doc, item, mesh.CodeUnreadable, "items", "an item of a list has to be an object (apiVersion, kind, metadata, spec)")("remove it")
 			}
 			continue
 		}
@@ -80,7 +82,7 @@ func (l *lister) room(doc document) bool {
 		return true
 	}
 	if !l.over {
-		l.report(doc, doc.root, CodeUnreadable, "", "more than %d documents, the items of lists among them", MaxDocuments)("apply them in several files")
+		l.report(doc, doc.root, mesh.CodeUnreadable, "", "more than %d documents, the items of lists among them", MaxDocuments)("apply them in several files")
 	}
 	l.over = true
 	return false

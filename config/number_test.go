@@ -28,7 +28,7 @@ func TestWholeNumbers(t *testing.T) {
 	} {
 		objects, findings := Decode([]File{{Name: "r.yaml", Data: []byte(strings.ReplaceAll(rule, "N", tc.written))}}, "")
 		if tc.want == "" {
-			if len(objects) != 0 || len(findings) != 2 || findings[0].Code != CodeInvalid || !strings.Contains(findings[0].Message, "whole number") {
+			if len(objects) != 0 || len(findings) != 2 || findings[0].Code != mesh.CodeInvalid || !strings.Contains(findings[0].Message, "whole number") {
 				t.Errorf("%s (%s): got %d objects, findings %v; want both fields refused", tc.written, tc.why, len(objects), findings)
 			}
 			continue

@@ -86,7 +86,7 @@ func (p *producer) compile(raw []byte, index int) *rule.Object {
 	// What is an error at home is no error of this cluster: nothing here can be mended here.
 	for _, f := range r.findings {
 		if f.Level != mesh.LevelInfo {
-			f.Level, f.Code, f.Fix = mesh.LevelWarning, CodeProducer, p.fix()
+			f.Level, f.Code, f.Fix = mesh.LevelWarning, mesh.CodeProducer, p.fix()
 		}
 		p.r.findings = append(p.r.findings, f)
 	}
@@ -106,13 +106,13 @@ func (p *producer) fix() string {
 
 func (p *producer) quarantine(o mesh.ObjectName, path, format string, args ...any) {
 	p.r.file = p.file()
-	place{r: p.r, object: o.String()}.level(mesh.LevelWarning, CodeProducer, "", path, format, args...)("%s", p.fix())
+	place{r: p.r, object: o.String()}.level(mesh.LevelWarning, mesh.CodeProducer, "", path, format, args...)("%s", p.fix())
 }
 
 // clamped says that a value counts as another.
 func (p *producer) clamped(m *maker, path string, was, is any) {
 	p.r.file = p.file()
-	place{r: p.r, object: m.item.ID().String()}.level(mesh.LevelInfo, CodeProducer, "", path, "%v counts as %v here", was, is)(
+	place{r: p.r, object: m.item.ID().String()}.level(mesh.LevelInfo, mesh.CodeProducer, "", path, "%v counts as %v here", was, is)(
 		"what a producer may decide for other clusters is bounded: docs/reference/%s.md", m.item.Kind)
 }
 
@@ -240,7 +240,7 @@ func (p *producer) policy(m *maker, policy *istio.TrafficPolicy, at ...any) {
 	if lb := policy.LoadBalancer; lb.GetLocalityLbSetting() != nil {
 		lb.LocalityLbSetting = nil
 		p.r.file = p.file()
-		place{r: p.r, object: m.item.ID().String()}.level(mesh.LevelInfo, CodeProducer, "", m.path(steps("loadBalancer", "localityLbSetting")...),
+		place{r: p.r, object: m.item.ID().String()}.level(mesh.LevelInfo, mesh.CodeProducer, "", m.path(steps("loadBalancer", "localityLbSetting")...),
 			"where callers of other clusters go is not the producer's to say: the field is left out here")("a rule of this cluster can say it")
 	}
 	if c := policy.GetConnectionPool().GetTcp(); c != nil {

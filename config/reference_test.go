@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"isthmus.dev/isthmus/internal/golden"
+	"isthmus.dev/isthmus/mesh"
 )
 
 // TestReference: docs/reference says of each kind what its table says, and what a field is shown by exists.
@@ -86,7 +87,7 @@ func reference(kindName string) string {
 	}
 	later := k.later("", k.schema)
 	fmt.Fprintf(&b, "\n## Fields that are refused for now\n\nThe API has these %d (and what is below them), and this version does not act on them yet: an object that has one is refused with "+
-		"[%s](findings.md#%s), for nothing is ignored silently.\n\n", len(later), CodeNotSupported, strings.ToLower(CodeNotSupported))
+		"[%s](findings.md#%s), for nothing is ignored silently.\n\n", len(later), mesh.CodeNotSupported, strings.ToLower(mesh.CodeNotSupported))
 	for _, path := range later {
 		fmt.Fprintf(&b, "- `%s`\n", path)
 	}

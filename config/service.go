@@ -37,7 +37,7 @@ func lowerService(m *maker) any {
 		return nil
 	}
 	if svc.Spec.Type == corev1.ServiceTypeNodePort || svc.Spec.Type == corev1.ServiceTypeLoadBalancer {
-		m.info(CodeSkipped, []any{"spec", "type"}, "type %s: the mesh leads its own workloads to the service and opens nothing to the outside", svc.Spec.Type)(
+		m.info(mesh.CodeSkipped, []any{"spec", "type"}, "type %s: the mesh leads its own workloads to the service and opens nothing to the outside", svc.Spec.Type)(
 			"nothing has to be changed; what Kubernetes opens is left as it is")
 	}
 	if len(svc.Spec.Ports) == 0 || len(svc.Spec.Ports) > maxPorts {
@@ -85,7 +85,7 @@ func (m *maker) ports(all []corev1.ServicePort) []mesh.Port {
 			"leave the service out: without the mesh it is reached as before")
 	case len(skipped) > 0:
 		n, path := m.locate([]any{"spec", "ports"})
-		m.r.at(n, m.item.ID().String()).level(mesh.LevelWarning, CodeSkipped, "", path, "the mesh carries TCP alone yet; left out: port %s", strings.Join(skipped, ", "))(
+		m.r.at(n, m.item.ID().String()).level(mesh.LevelWarning, mesh.CodeSkipped, "", path, "the mesh carries TCP alone yet; left out: port %s", strings.Join(skipped, ", "))(
 			"nothing has to be changed; these ports are reached as without the mesh, where the program can reach them")
 	}
 	slices.SortFunc(out, func(a, b mesh.Port) int { return cmp.Compare(a.Number, b.Number) })
@@ -137,7 +137,7 @@ func (m *maker) protocol(p corev1.ServicePort, i int) mesh.Protocol {
 			return known
 		}
 		n, path := m.locate([]any{"spec", "ports", i, "appProtocol"})
-		m.r.at(n, m.item.ID().String()).level(mesh.LevelWarning, CodeProtocol, "", path,
+		m.r.at(n, m.item.ID().String()).level(mesh.LevelWarning, mesh.CodeProtocol, "", path,
 			"application protocol %q of port %d is not known: it is carried as plain TCP", *p.AppProtocol, p.Port)("use http, grpc or tcp")
 		return mesh.TCP
 	}

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"go.yaml.in/yaml/v3"
+
+	"isthmus.dev/isthmus/mesh"
 )
 
 // walker checks one document field by field, and gives its whole numbers one spelling.
@@ -64,7 +66,7 @@ func (w *walker) objectValue(n *yaml.Node, s schema, path, plain string) {
 		field, name, ok := s.field(key.Value)
 		fieldPath := join(path, key.Value)
 		if !ok {
-			fix := w.r.at(key, w.object).add(CodeUnknownField, "", fieldPath, "there is no field %q here", key.Value)
+			fix := w.r.at(key, w.object).add(mesh.CodeUnknownField, "", fieldPath, "there is no field %q here", key.Value)
 			if like, ok := nearest(key.Value, s.fields()); ok {
 				fix("did you mean %q?", like)
 			} else {
@@ -74,7 +76,7 @@ func (w *walker) objectValue(n *yaml.Node, s schema, path, plain string) {
 		}
 		switch fieldPlain := join(plain, name); w.support.of(fieldPlain) {
 		case notSupported:
-			w.r.at(key, w.object).add(CodeNotSupported, "", fieldPath, "field %q is not supported yet", key.Value)(
+			w.r.at(key, w.object).add(mesh.CodeNotSupported, "", fieldPath, "field %q is not supported yet", key.Value)(
 				"remove it: it would have no effect, and nothing is ignored silently")
 		case opaque:
 		default:
@@ -96,20 +98,20 @@ func (w *walker) scalar(n *yaml.Node, s schema, path, plain string) {
 		asWhole(n)
 	}
 	if values := s.values(); values != nil && !slices.Contains(values, n.Value) {
-		fix := w.r.at(n, w.object).add(CodeInvalid, "", path, "%q is none of %s", n.Value, strings.Join(values, ", "))
+		fix := w.r.at(n, w.object).add(mesh.CodeInvalid, "", path, "%q is none of %s", n.Value, strings.Join(values, ", "))
 		if like, ok := nearest(n.Value, values); ok {
 			fix("did you mean %q?", like)
 		}
 		return
 	}
 	if allowed, limited := w.support.values[plain]; limited && !slices.Contains(allowed, n.Value) {
-		w.r.at(n, w.object).add(CodeNotSupported, "", path, "value %q is not supported yet", n.Value)(
+		w.r.at(n, w.object).add(mesh.CodeNotSupported, "", path, "value %q is not supported yet", n.Value)(
 			"supported: %s", quoted(allowed))
 	}
 }
 
 func (w *walker) wrongShape(n *yaml.Node, want shape, path string) {
-	w.r.at(n, w.object).add(CodeInvalid, "", path, "this has to be %s", want)("change the value")
+	w.r.at(n, w.object).add(mesh.CodeInvalid, "", path, "this has to be %s", want)("change the value")
 }
 
 // maxElements bounds every list and map.
@@ -118,7 +120,7 @@ const maxElements = 1024
 // tooMany reports a list or map beyond the bound; what is in it is then not looked at.
 func (w *walker) tooMany(n *yaml.Node, count int, path string) bool {
 	if count > maxElements {
-		w.r.at(n, w.object).add(CodeInvalid, "", path, "%d entries, %d at most", count, maxElements)("split it into several objects")
+		w.r.at(n, w.object).add(mesh.CodeInvalid, "", path, "%d entries, %d at most", count, maxElements)("split it into several objects")
 	}
 	return count > maxElements
 }

@@ -22,7 +22,7 @@ func lowerWorkload(m *maker) any {
 		return nil
 	case mesh.Sidecar:
 	default:
-		m.r.at(m.root, m.item.ID().String()).add(CodeNotSupported, "", "metadata.annotations",
+		m.r.at(m.root, m.item.ID().String()).add(mesh.CodeNotSupported, "", "metadata.annotations",
 			"a workload without a sidecar is not supported yet (annotation %s is %q)", AnnotationProxy, kind)(
 			"start the workload with: isthmus workload run")
 		m.bad = true

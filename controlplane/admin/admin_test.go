@@ -407,10 +407,10 @@ func TestExport(t *testing.T) {
 		t.Errorf("unexport from a cluster that has no export: %v", err)
 	}
 	reckoned := &meshServer{config: Config{Registry: l.store, Snapshot: l.snapshot.Load, Reckon: func(name mesh.ServiceName) []mesh.Finding {
-		return []mesh.Finding{{Code: "export_reduced", Object: "Service " + name.String()}}
+		return []mesh.Finding{{Code: mesh.CodeExportReduced, Object: "Service " + name.String()}}
 	}}}
 	now, err := reckoned.ExportService(ctx, &admin.ExportServiceRequest{Namespace: "shop", Name: "ratings"})
-	if f := now.GetFindings(); err != nil || len(f) != 1 || f[0].GetCode() != "export_reduced" || f[0].GetObject() != "Service shop/ratings" {
+	if f := now.GetFindings(); err != nil || len(f) != 1 || f[0].GetCode() != mesh.CodeExportReduced || f[0].GetObject() != "Service shop/ratings" {
 		t.Errorf("reckoned: %v, %v; want what Reckon says", now, err)
 	}
 	unexport := func(r *admin.ExportServiceRequest) { r.Unexport, r.To = true, nil }

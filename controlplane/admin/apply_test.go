@@ -204,7 +204,7 @@ func TestApplyOnlyOthers(t *testing.T) {
 	c, s := filled(3)
 	yaml := "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: a}\n---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\n"
 	response, err := s.Apply(t.Context(), &admin.ApplyRequest{Files: []*admin.File{{Name: "a.yaml", Yaml: []byte(yaml)}}})
-	if err != nil || !response.GetApplied() || len(response.GetObjects()) != 0 || len(response.GetFindings()) != 2 || response.GetFindings()[0].GetCode() != config.CodeSkipped {
+	if err != nil || !response.GetApplied() || len(response.GetObjects()) != 0 || len(response.GetFindings()) != 2 || response.GetFindings()[0].GetCode() != mesh.CodeSkipped {
 		t.Errorf("%v, %v; want two warnings and nothing applied", response, err)
 	}
 	if c.read != 0 {

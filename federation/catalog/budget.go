@@ -172,15 +172,23 @@ func reduce(s *mesh.ExportedService, of mesh.ClusterName, subsets []mesh.Subset)
 // fixBudget is what an operator of the exporter can do.
 const fixBudget = "unexport services nobody calls, or give the largest fewer ports or subsets"
 
-// overBudget says what a verdict means to a service; side is "export" or "import".
-func overBudget(side string, c Cost, v Verdict, exporter mesh.ClusterName) mesh.Finding {
+// sideCodes are the codes of one side's findings about the budget.
+type sideCodes struct{ reduced, leftOut string }
+
+var (
+	exportSide = sideCodes{mesh.CodeExportReduced, mesh.CodeExportOverBudget}
+	importSide = sideCodes{mesh.CodeImportReduced, mesh.CodeImportOverBudget}
+)
+
+// overBudget says what a verdict means to a service.
+func overBudget(side sideCodes, c Cost, v Verdict, exporter mesh.ClusterName) mesh.Finding {
 	f := mesh.Finding{
-		Code: side + "_reduced", Level: mesh.LevelWarning, Object: "Service " + c.Service.String(), Fix: fixBudget,
+		Code: side.reduced, Level: mesh.LevelWarning, Object: "Service " + c.Service.String(), Fix: fixBudget,
 		Message: fmt.Sprintf("the services that cluster %q exports multiply to more than %d (ports x slots x subsets): of this one (%d) other clusters use one slot a port and subset, so one pod",
 			exporter, Products, c.Full),
 	}
 	if v == LeftOut {
-		f.Code, f.Level = side+"_over_budget", mesh.LevelError
+		f.Code, f.Level = side.leftOut, mesh.LevelError
 		f.Message = fmt.Sprintf("the services that cluster %q exports multiply to more than %d (ports x slots x subsets), even with one slot a port and subset: this one (%d) is left out",
 			exporter, Products, c.Least)
 	}

@@ -172,7 +172,7 @@ func TestAmplification(t *testing.T) {
 			for _, f := range h.Findings {
 				found[f.Code+" "+string(f.Level)]++
 			}
-			want := map[string]int{"import_reduced warning": tt.reduced, "import_over_budget error": tt.leftOut}
+			want := map[string]int{mesh.CodeImportReduced + " warning": tt.reduced, mesh.CodeImportOverBudget + " error": tt.leftOut}
 			for code, n := range want {
 				if found[code] != n {
 					t.Errorf("findings = %v, want %v", found, want)
@@ -197,7 +197,7 @@ func TestTenThousand(t *testing.T) {
 	}
 	v.Services = services.Map()
 	e := From(v)
-	if len(e.Services()) != MaxServices || len(e.Findings()) == 0 || e.Findings()[0].Code != "export_reduced" || e.Findings()[0].Level != mesh.LevelWarning {
+	if len(e.Services()) != MaxServices || len(e.Findings()) == 0 || e.Findings()[0].Code != mesh.CodeExportReduced || e.Findings()[0].Level != mesh.LevelWarning {
 		t.Fatalf("%d services announced with %d findings, want all, and warnings", len(e.Services()), len(e.Findings()))
 	}
 	signed, err := Sign(w.draft(1, 1), e, w.signer)
@@ -288,9 +288,9 @@ func TestReckon(t *testing.T) {
 		want   []string
 	}{
 		{"there is room", add(exporting(9_000, 10), nil), nil},
-		{"no more room: the first of the largest makes some", add(full, nil), []string{"export_reduced Service shop/s00000"}},
-		{"not granted", add(View{Trust: trustOf("bank")}, nil), []string{"export_not_granted Service shop/new"}},
-		{"one more than there may be", add(exporting(MaxServices, 1), nil), []string{"export_too_many Service shop/s09999"}},
+		{"no more room: the first of the largest makes some", add(full, nil), []string{mesh.CodeExportReduced + " Service shop/s00000"}},
+		{"not granted", add(View{Trust: trustOf("bank")}, nil), []string{mesh.CodeExportNotGranted + " Service shop/new"}},
+		{"one more than there may be", add(exporting(MaxServices, 1), nil), []string{mesh.CodeExportTooMany + " Service shop/s09999"}},
 		{"exported already", add(full, &mesh.Export{}), nil},
 		{"in no federation", View{Services: add(full, nil).Services}, nil},
 		{"a service that is not there", View{Trust: full.Trust, Services: pmap.Map[mesh.ServiceName, mesh.Service]{}}, nil},

@@ -205,7 +205,7 @@ func TestVerifyLeavesOutOneBadService(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(got.Catalogue.Services) != 1 || len(got.Findings) != 1 || got.Findings[0].Code != "import_not_granted" {
+	if len(got.Catalogue.Services) != 1 || len(got.Findings) != 1 || got.Findings[0].Code != mesh.CodeImportNotGranted {
 		t.Errorf("services = %v, findings = %v; want reviews only, and one finding import_not_granted", got.Catalogue.Services, got.Findings)
 	}
 	// The exporter is granted the namespace later: the same bytes are then good.

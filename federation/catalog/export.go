@@ -240,7 +240,7 @@ func (o *offer) make(v Verdict, self mesh.ClusterName, was made, work *Work) mad
 	}
 	service := o.service
 	if v != Whole {
-		f := overBudget("export", o.cost, v, self)
+		f := overBudget(exportSide, o.cost, v, self)
 		m.finding = &f
 	}
 	switch v {
@@ -279,7 +279,7 @@ func (e *Exports) announce() {
 		}
 		e.tight = true
 		e.findings = append(e.findings, mesh.Finding{
-			Code: "export_too_many", Level: mesh.LevelError, Object: "Service " + e.offers[i].name.String(),
+			Code: mesh.CodeExportTooMany, Level: mesh.LevelError, Object: "Service " + e.offers[i].name.String(),
 			Message: fmt.Sprintf("a cluster exports at most %d services of %d MiB together", MaxServices, MaxBytes>>20),
 			Fix:     "unexport services nobody calls, or split the cluster",
 		})

@@ -116,7 +116,7 @@ func TestExport(t *testing.T) {
 	for _, f := range e.Findings() {
 		codes = append(codes, f.Code+" "+f.Object)
 	}
-	if diff := cmp.Diff([]string{"export_not_granted Service bank/ledger", "export_invalid Service shop/broken"}, codes); diff != "" {
+	if diff := cmp.Diff([]string{mesh.CodeExportNotGranted + " Service bank/ledger", mesh.CodeExportInvalid + " Service shop/broken"}, codes); diff != "" {
 		t.Errorf("findings differ (-want +got):\n%s", diff)
 	}
 	if e := From(View{Services: v.Services, Backends: v.Backends}); len(e.Services()) != 0 || len(e.Findings()) != 0 {
@@ -234,7 +234,7 @@ func TestExportFitsOneMessage(t *testing.T) {
 	}
 	v.Rules = rules.Map()
 	e := From(v)
-	if n, findings := len(e.Services()), e.Findings(); n+len(findings) != 300 || len(findings) == 0 || findings[0].Code != "export_too_many" {
+	if n, findings := len(e.Services()), e.Findings(); n+len(findings) != 300 || len(findings) == 0 || findings[0].Code != mesh.CodeExportTooMany {
 		t.Fatalf("%d services and %d findings of 300", n, len(findings))
 	}
 	h, err := Sign(w.draft(1, 1), e, w.signer)

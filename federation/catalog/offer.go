@@ -18,7 +18,7 @@ func offerOf(self *mesh.Member, name mesh.ServiceName, v View) *offer {
 	}
 	if !self.Grants(name.Namespace) {
 		return &offer{name: name, refused: mesh.Finding{
-			Code: "export_not_granted", Level: mesh.LevelError, Object: "Service " + name.String(),
+			Code: mesh.CodeExportNotGranted, Level: mesh.LevelError, Object: "Service " + name.String(),
 			Message: fmt.Sprintf("the federation does not grant cluster %q namespace %q, so the service is not exported", self.Name, name.Namespace),
 			Fix:     "export from a granted namespace, or join with a token made with --namespaces " + name.Namespace,
 		}}
@@ -40,7 +40,7 @@ func offerOf(self *mesh.Member, name mesh.ServiceName, v View) *offer {
 
 func invalid(name mesh.ServiceName, err error) mesh.Finding {
 	return mesh.Finding{
-		Code: "export_invalid", Level: mesh.LevelError, Object: "Service " + name.String(),
+		Code: mesh.CodeExportInvalid, Level: mesh.LevelError, Object: "Service " + name.String(),
 		Message: err.Error(), Fix: "change the service, or unexport it",
 	}
 }

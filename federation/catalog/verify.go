@@ -137,7 +137,7 @@ func verify(signed *pb.SignedManifest, from Exporter, have *Holding, fetch fetch
 // read decodes one service whose hash is right, or says why it is left out. Old is the same service as it is held; nil
 // if it is not. Before is the one of that name that is held.
 func read(e entry, old, before *entry, from Exporter, work *Work) *entry {
-	const notGranted = "import_not_granted"
+	const notGranted = mesh.CodeImportNotGranted
 	member := from.Member
 	if !member.Grants(e.name.Namespace) {
 		e.finding = leftOut(e.name, member, notGranted,
@@ -154,7 +154,7 @@ func read(e entry, old, before *entry, from Exporter, work *Work) *entry {
 		err = fmt.Errorf("manifest calls it %.130q, it calls itself %.130q", e.name.String(), s.Name.String())
 	}
 	if err != nil {
-		e.finding = leftOut(e.name, member, "import_invalid", err.Error(), "run the same version of Isthmus in both clusters")
+		e.finding = leftOut(e.name, member, mesh.CodeImportInvalid, err.Error(), "run the same version of Isthmus in both clusters")
 		return &e
 	}
 	if from.Producer != nil && len(s.VirtualServices)+len(s.DestinationRules) > 0 {
@@ -208,7 +208,7 @@ func (h *Holding) use(of mesh.ClusterName, have *Holding) {
 			verdict = Reduced // by the exporter itself
 		}
 		if verdict != Whole {
-			h.Findings = append(h.Findings, overBudget("import", e.cost, verdict, of))
+			h.Findings = append(h.Findings, overBudget(importSide, e.cost, verdict, of))
 		}
 		if verdict == LeftOut {
 			continue
@@ -226,7 +226,7 @@ func (h *Holding) use(of mesh.ClusterName, have *Holding) {
 
 func overPatterns(e *entry, of mesh.ClusterName) mesh.Finding {
 	return mesh.Finding{
-		Code: "import_patterns", Level: mesh.LevelWarning, Object: "Service " + e.name.String(),
+		Code: mesh.CodeImportPatterns, Level: mesh.LevelWarning, Object: "Service " + e.name.String(),
 		Message: fmt.Sprintf("the regular expressions of the rules that cluster %q exports come to more than %d instructions: the rules of this service (%d) are not used",
 			of, Patterns, e.rules.Patterns),
 		Fix: "match by prefix or by whole values where that says the same",

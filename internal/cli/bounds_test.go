@@ -8,6 +8,7 @@ import (
 
 	"isthmus.dev/isthmus/config"
 	"isthmus.dev/isthmus/internal/hint"
+	"isthmus.dev/isthmus/mesh"
 )
 
 // TestInputIsBounded: of a file no more is read than shows that it is too large, so that it is a finding beside those of other
@@ -27,7 +28,7 @@ func TestInputIsBounded(t *testing.T) {
 	if err != nil || len(request.GetFiles()) != 2 || len(request.GetFiles()[0].GetYaml()) != config.MaxBytes+1 {
 		t.Fatalf("one that is too large, and another: %v", err)
 	}
-	if findings := g.analyzeAlone(request); len(findings) != 1 || findings[0].Code != config.CodeUnreadable || findings[0].File != huge {
+	if findings := g.analyzeAlone(request); len(findings) != 1 || findings[0].Code != mesh.CodeUnreadable || findings[0].File != huge {
 		t.Errorf("findings %v, want one that the file is too large", findings)
 	}
 	if request, err := g.applyRequest([]string{"-"}, false); err != nil || len(request.GetFiles()[0].GetYaml()) != config.MaxBytes+1 {
