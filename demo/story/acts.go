@@ -139,7 +139,7 @@ spec:
 `, topology.Namespace, host, toWest, 100-toWest)
 }
 
-// canary writes routes in west, which clients everywhere obey, and takes them away again.
+// canary writes the same routes in every cluster, each of which decides about its own calls, and takes them away again.
 func (s *story) canary(ctx context.Context) error {
 	for _, toWest := range []int{90, 50} {
 		if err := s.shift(ctx, toWest); err != nil {
@@ -158,16 +158,18 @@ func (s *story) canary(ctx context.Context) error {
 		return err
 	}
 	row := meter.Between(before, after, s.watch.owners.of)[reviews]
-	s.screen.say(fmt.Sprintf("  west deletes its rules, the nearest answer again; %d requests failed meanwhile", row.Errors))
+	s.screen.say(fmt.Sprintf("  they delete their rules, the nearest answer again; %d requests failed meanwhile", row.Errors))
 	return nil
 }
 
 // unshift deletes the rules.
 func (s *story) unshift(ctx context.Context) error {
 	var errs []error
-	for _, kind := range []string{"VirtualService", "DestinationRule"} {
-		_, err := s.commands.run(ctx, "", "--cluster", west, "delete", kind, reviews.Name, "-n", topology.Namespace)
-		errs = append(errs, err)
+	for _, c := range s.live.Topology.Clusters {
+		for _, kind := range []string{"VirtualService", "DestinationRule"} {
+			_, err := s.commands.run(ctx, "", "--cluster", c.Name, "delete", kind, reviews.Name, "-n", topology.Namespace)
+			errs = append(errs, err)
+		}
 	}
 	return errors.Join(errs...)
 }
@@ -178,9 +180,11 @@ func (s *story) shift(ctx context.Context, toWest int) error {
 	if err != nil {
 		return err
 	}
-	s.screen.say(fmt.Sprintf("  west applies a VirtualService for reviews: %d%% to west, %d%% to north", toWest, 100-toWest))
-	if _, err := s.commands.run(ctx, rule(toWest), "--cluster", west, "apply", "-f", "-"); err != nil {
-		return err
+	s.screen.say(fmt.Sprintf("  every cluster applies a VirtualService for reviews: %d%% to west, %d%% to north", toWest, 100-toWest))
+	for _, c := range s.live.Topology.Clusters {
+		if _, err := s.commands.run(ctx, rule(toWest), "--cluster", c.Name, "apply", "-f", "-"); err != nil {
+			return err
+		}
 	}
 	applied := time.Now()
 	holds := func(h meter.History) bool {

@@ -16,7 +16,7 @@ const watcherPause = 2 * time.Millisecond
 // change is what a watcher prints when another cluster than before answers.
 type change struct {
 	At      time.Time // of the answer
-	Cluster string
+	Version string
 }
 
 // watch asks again and again, over one connection, and prints the changes.
@@ -29,12 +29,12 @@ func watch(url string) {
 			fmt.Fprintln(os.Stderr, err)
 			continue
 		}
-		var answer struct{ Cluster string }
+		var answer struct{ Version string }
 		err = json.NewDecoder(reply.Body).Decode(&answer)
 		_ = reply.Body.Close()
-		if err == nil && answer.Cluster != last {
-			last = answer.Cluster
-			if out.Encode(change{At: time.Now(), Cluster: last}) != nil {
+		if err == nil && answer.Version != last {
+			last = answer.Version
+			if out.Encode(change{At: time.Now(), Version: last}) != nil {
 				return // nobody watches any more
 			}
 		}
@@ -62,8 +62,8 @@ func (d *demo) watcher(b *testing.B, cluster string) <-chan change {
 	return changes
 }
 
-// toCluster routes all of reviews to one cluster.
-func toCluster(cluster string) string {
+// toVersion routes all of reviews to one version.
+func toVersion(version string) string {
 	return fmt.Sprintf(`
 apiVersion: networking.istio.io/v1
 kind: DestinationRule
@@ -71,8 +71,8 @@ metadata: {name: reviews, namespace: shop}
 spec:
   host: reviews%[1]s
   subsets:
-  - {name: west, labels: {topology.istio.io/cluster: west}}
-  - {name: north, labels: {topology.istio.io/cluster: north}}
+  - {name: v1, labels: {version: v1}}
+  - {name: v2, labels: {version: v2}}
 ---
 apiVersion: networking.istio.io/v1
 kind: VirtualService
@@ -80,7 +80,7 @@ metadata: {name: reviews, namespace: shop}
 spec:
   hosts: [reviews%[1]s]
   http: [{route: [{destination: {host: reviews%[1]s, subset: %[2]s}}]}]
-`, domain, cluster)
+`, domain, version)
 }
 
 // rule applies a VirtualService in west and measures, from the start of the command, until the first client's answer
@@ -88,28 +88,28 @@ spec:
 func rule(b *testing.B, d *demo) {
 	before, f := load(), figures{}
 	watchers := map[string]<-chan change{"east": d.watcher(b, "east"), "west": d.watcher(b, "west")}
-	apply := func(cluster string) (start time.Time, took time.Duration) {
+	apply := func(version string) (start time.Time, took time.Duration) {
 		start = time.Now()
-		_, took = isthmus(b, toCluster(cluster), "--dir", d.dir, "--cluster", "west", "apply", "-f", "-")
+		_, took = isthmus(b, toVersion(version), "--dir", d.dir, "--cluster", "west", "apply", "-f", "-")
 		return start, took
 	}
-	await := func(where, cluster string) time.Time {
+	await := func(where, version string) time.Time {
 		for timeout := time.After(time.Minute); ; {
 			select {
 			case c := <-watchers[where]:
-				if c.Cluster == cluster {
+				if c.Version == version {
 					return c.At
 				}
 			case <-timeout:
-				b.Fatalf("%s has no answer of %s a minute after the rule", where, cluster)
+				b.Fatalf("%s has no answer of %s a minute after the rule", where, version)
 			}
 		}
 	}
-	apply("west")
-	await("east", "west")
-	await("west", "west")
+	apply("v1")
+	await("east", "v1")
+	await("west", "v1")
 	for i := range 20 {
-		to := []string{"north", "west"}[i%2]
+		to := []string{"v2", "v1"}[i%2]
 		start, took := apply(to)
 		f.ms("command ms", took)
 		f.ms("east ms", await("east", to).Sub(start))

@@ -15,7 +15,7 @@ func TestShop(t *testing.T) {
 	d := up(t)
 	t.Run("exported services answer everywhere", func(t *testing.T) { exportedAnswer(t, d) })
 	t.Run("payroll stays at home", func(t *testing.T) { payrollStays(t, d) })
-	t.Run("canary by cluster subsets", func(t *testing.T) { canary(t, d) })
+	t.Run("canary by the owner's subsets", func(t *testing.T) { canary(t, d) })
 	t.Run("ratings stay near", func(t *testing.T) { ratingsStayNear(t, d) })
 	t.Run("faults cost nothing", func(t *testing.T) { faultsCostNothing(t, d) })
 }
@@ -47,6 +47,7 @@ func payrollStays(t *testing.T, d *demo) {
 	}
 }
 
+// canaryYAML divides reviews by versions.
 const canaryYAML = `
 apiVersion: networking.istio.io/v1
 kind: DestinationRule
@@ -54,10 +55,9 @@ metadata: {name: reviews, namespace: shop}
 spec:
   host: reviews.shop.svc.clusterset.local
   subsets:
-  - name: west
-    labels: {topology.istio.io/cluster: west}
-  - name: north
-    labels: {topology.istio.io/cluster: north}
+  - {name: v1, labels: {version: v1}}
+  - {name: v2, labels: {version: v2}}
+  - {name: west, labels: {topology.istio.io/cluster: west}}
 ---
 apiVersion: networking.istio.io/v1
 kind: VirtualService
@@ -66,24 +66,30 @@ spec:
   hosts: [reviews.shop.svc.clusterset.local]
   http:
   - route:
-    - {destination: {host: reviews.shop.svc.clusterset.local, subset: west}, weight: 90}
-    - {destination: {host: reviews.shop.svc.clusterset.local, subset: north}, weight: 10}
+    - {destination: {host: reviews.shop.svc.clusterset.local, subset: v2}, weight: 90}
+    - {destination: {host: reviews.shop.svc.clusterset.local, subset: v1}, weight: 10}
 `
 
-// canary is written in west, the owner of the routes of reviews, and obeyed in east.
+// canary is written in west, the owner of the routes of reviews, and obeyed in east, which has no pods of its own for it, but not
+// in north, which has.
 func canary(t *testing.T, d *demo) {
+	before := d.call(t, "north", "reviews"+domain, "--count", "400")
 	d.apply(t, "west", canaryYAML)
 	d.removeAtEnd(t, "west", "VirtualService", "reviews")
 	d.removeAtEnd(t, "west", "DestinationRule", "reviews")
 	eventually(t, 10*time.Second, func() string {
-		if got := d.call(t, "east", "reviews"+domain, "--count", "20"); got.ByCluster["west"] == 0 {
+		if got := d.call(t, "east", "reviews"+domain, "--count", "20"); got.ByVersion["v2"] < 15 {
 			return got.String()
 		}
 		return ""
 	})
 	got := d.call(t, "east", "reviews"+domain, "--count", "5000", "--concurrency", "8")
-	if share := 100 * float64(got.ByCluster["west"]) / 5000; got.Failed != 0 || share < 88 || share > 92 {
-		t.Errorf("90/10: west has %.1f %%: %v", share, got)
+	if share := 100 * float64(got.ByVersion["v2"]) / 5000; got.Failed != 0 || share < 88 || share > 92 || got.ByCluster["north"] != 5000 {
+		t.Errorf("90/10 by version: v2 has %.1f %%, want it of the nearest cluster: %v", share, got)
+	}
+	after := d.call(t, "north", "reviews"+domain, "--count", "400")
+	if after.Failed != 0 || after.ByCluster["north"] != 400 || after.ByVersion["v1"] < before.ByVersion["v1"]-20 {
+		t.Errorf("west's rule acts in north: before %v, after %v", before, after)
 	}
 }
 
