@@ -29,7 +29,9 @@ func istio(kind, name, spec string) string {
 // found gives "level code object" of findings in a document.
 func found(t *testing.T, doc string) (out []string) {
 	t.Helper()
-	var list struct{ Findings []struct{ Code, Level, Object string } }
+	var list struct {
+		Findings []struct{ Code, Level, Object string }
+	}
 	if err := json.Unmarshal([]byte(doc), &list); err != nil {
 		t.Fatalf("not a document of findings: %v\n%s", err, doc)
 	}
