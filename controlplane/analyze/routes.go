@@ -102,8 +102,8 @@ func (a *analysis) targets(t *rule.Traffic, h *translate.Host, under mesh.Host, 
 			}
 		}
 		for _, r := range all {
-			if r.Target != nil && r.Missing != "" && !missing[r.Target.Path+r.Problem] && !(r.Host == nil && a.unknowable(r.Target.Host)) {
-				missing[r.Target.Path+r.Problem] = true
+			if r.Target != nil && r.Missing != "" && !missing[r.Target.Path+string(r.Missing)] && !(r.Host == nil && a.unknowable(r.Target.Host)) {
+				missing[r.Target.Path+string(r.Missing)] = true
 				a.missing(r)
 			}
 		}

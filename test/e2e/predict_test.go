@@ -159,7 +159,8 @@ func predictions(t *testing.T, d *demo) {
 				}
 			}
 			for _, where := range c.dead {
-				app := instanceIn(t, d, where, "ratings") + "/app"
+				cluster, _, _ := strings.Cut(where, "/")
+				app := cluster + "/" + instanceIn(t, d, where, "ratings") + "/app"
 				d.fault(t, "kill", app)
 				t.Cleanup(func() { d.fault(t, "restore", app) })
 			}
