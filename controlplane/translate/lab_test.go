@@ -47,6 +47,8 @@ type lab struct {
 	mu      sync.Mutex
 	hits    map[string]int // requests each application saw
 	proxies map[string]*running
+	// apps are applications of the test's own, by port of the pods; the others are the lab's.
+	apps map[uint32]string
 }
 
 // running is one Envoy.
@@ -221,6 +223,9 @@ func (l *lab) server(s *scene, pod int) (stopApp func()) {
 	apps := map[string]string{
 		InboundName(grpcPort): grpcAddr, InboundName(httpPort): httpAddr, InboundName(bossPort): httpAddr, InboundName(tcpPort): tcpAddr,
 		SharedName(sharedPort, mesh.HTTP): httpAddr, SharedName(sharedPort, mesh.GRPC): grpcAddr, SharedName(sharedPort, mesh.TCP): tcpAddr,
+	}
+	for port, addr := range l.apps {
+		apps[InboundName(port)] = addr
 	}
 	for _, c := range b.clusters {
 		if addr, ok := apps[c["name"].(string)]; ok {
