@@ -957,8 +957,10 @@ type StatusResponse struct {
 	Gateways     []string               `protobuf:"bytes,9,rep,name=gateways,proto3" json:"gateways,omitempty"`
 	// Paths of the sockets proxies use.
 	WorkloadSocket string `protobuf:"bytes,10,opt,name=workload_socket,json=workloadSocket,proto3" json:"workload_socket,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// When this cluster's name could be used again if it left the federation now; 0 of one that cannot leave.
+	LeaveBurnsUntilUnix int64 `protobuf:"varint,11,opt,name=leave_burns_until_unix,json=leaveBurnsUntilUnix,proto3" json:"leave_burns_until_unix,omitempty"`
+	unknownFields       protoimpl.UnknownFields
+	sizeCache           protoimpl.SizeCache
 }
 
 func (x *StatusResponse) Reset() {
@@ -1059,6 +1061,13 @@ func (x *StatusResponse) GetWorkloadSocket() string {
 		return x.WorkloadSocket
 	}
 	return ""
+}
+
+func (x *StatusResponse) GetLeaveBurnsUntilUnix() int64 {
+	if x != nil {
+		return x.LeaveBurnsUntilUnix
+	}
+	return 0
 }
 
 type InitRequest struct {
@@ -1788,9 +1797,10 @@ func (*LeaveRequest) Descriptor() ([]byte, []int) {
 }
 
 type LeaveResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	BurntUntilUnix int64                  `protobuf:"varint,1,opt,name=burnt_until_unix,json=burntUntilUnix,proto3" json:"burnt_until_unix,omitempty"` // when the name may be used again
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *LeaveResponse) Reset() {
@@ -1821,6 +1831,13 @@ func (x *LeaveResponse) ProtoReflect() protoreflect.Message {
 // Deprecated: Use LeaveResponse.ProtoReflect.Descriptor instead.
 func (*LeaveResponse) Descriptor() ([]byte, []int) {
 	return file_api_admin_admin_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *LeaveResponse) GetBurntUntilUnix() int64 {
+	if x != nil {
+		return x.BurntUntilUnix
+	}
+	return 0
 }
 
 type ListClustersRequest struct {
@@ -3995,7 +4012,7 @@ const file_api_admin_admin_proto_rawDesc = "" +
 	"\x0eAnalyzeRequest\"H\n" +
 	"\x0fAnalyzeResponse\x125\n" +
 	"\bfindings\x18\x01 \x03(\v2\x19.isthmus.admin.v1.FindingR\bfindings\"\x0f\n" +
-	"\rStatusRequest\"\xb3\x02\n" +
+	"\rStatusRequest\"\xe8\x02\n" +
 	"\x0eStatusResponse\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x12\x1e\n" +
 	"\n" +
@@ -4009,7 +4026,8 @@ const file_api_admin_admin_proto_rawDesc = "" +
 	"\aversion\x18\b \x01(\tR\aversion\x12\x1a\n" +
 	"\bgateways\x18\t \x03(\tR\bgateways\x12'\n" +
 	"\x0fworkload_socket\x18\n" +
-	" \x01(\tR\x0eworkloadSocket\"\x9b\x01\n" +
+	" \x01(\tR\x0eworkloadSocket\x123\n" +
+	"\x16leave_burns_until_unix\x18\v \x01(\x03R\x13leaveBurnsUntilUnix\"\x9b\x01\n" +
 	"\vInitRequest\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x12\x1e\n" +
 	"\n" +
@@ -4067,8 +4085,9 @@ const file_api_admin_admin_proto_rawDesc = "" +
 	"federation\x12/\n" +
 	"\x06phases\x18\x03 \x03(\v2\x17.isthmus.admin.v1.PhaseR\x06phases\x12\x19\n" +
 	"\btotal_ms\x18\x04 \x01(\x01R\atotalMs\"\x0e\n" +
-	"\fLeaveRequest\"\x0f\n" +
-	"\rLeaveResponse\"\x15\n" +
+	"\fLeaveRequest\"9\n" +
+	"\rLeaveResponse\x12(\n" +
+	"\x10burnt_until_unix\x18\x01 \x01(\x03R\x0eburntUntilUnix\"\x15\n" +
 	"\x13ListClustersRequest\"M\n" +
 	"\x14ListClustersResponse\x125\n" +
 	"\bclusters\x18\x01 \x03(\v2\x19.isthmus.admin.v1.ClusterR\bclusters\"\x82\x02\n" +

@@ -423,9 +423,10 @@ func (*LeaveRequest) Descriptor() ([]byte, []int) {
 }
 
 type LeaveResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	BurntUntilUnix int64                  `protobuf:"varint,1,opt,name=burnt_until_unix,json=burntUntilUnix,proto3" json:"burnt_until_unix,omitempty"` // when the name may be used again; 0 from an authority that does not say it yet
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *LeaveResponse) Reset() {
@@ -456,6 +457,13 @@ func (x *LeaveResponse) ProtoReflect() protoreflect.Message {
 // Deprecated: Use LeaveResponse.ProtoReflect.Descriptor instead.
 func (*LeaveResponse) Descriptor() ([]byte, []int) {
 	return file_api_join_join_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *LeaveResponse) GetBurntUntilUnix() int64 {
+	if x != nil {
+		return x.BurntUntilUnix
+	}
+	return 0
 }
 
 var File_api_join_join_proto protoreflect.FileDescriptor
@@ -495,8 +503,9 @@ const file_api_join_join_proto_rawDesc = "" +
 	"\x03csr\x18\x01 \x01(\fR\x03csr\"%\n" +
 	"\rRenewResponse\x12\x14\n" +
 	"\x05chain\x18\x01 \x03(\fR\x05chain\"\x0e\n" +
-	"\fLeaveRequest\"\x0f\n" +
-	"\rLeaveResponseB#Z!isthmus.dev/isthmus/api/join;joinb\x06proto3"
+	"\fLeaveRequest\"9\n" +
+	"\rLeaveResponse\x12(\n" +
+	"\x10burnt_until_unix\x18\x01 \x01(\x03R\x0eburntUntilUnixB#Z!isthmus.dev/isthmus/api/join;joinb\x06proto3"
 
 var (
 	file_api_join_join_proto_rawDescOnce sync.Once

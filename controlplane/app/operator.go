@@ -55,6 +55,9 @@ func (o *operator) Status(context.Context, *adminpb.StatusRequest) (*adminpb.Sta
 	}
 	status.Cluster, status.Federation, status.Role = string(trust.Self), string(trust.Federation), "member"
 	status.DocumentTerm, status.DocumentSeq = trust.Term, trust.Seq
+	if until := o.membership.BurntIfLeft(); !until.IsZero() {
+		status.LeaveBurnsUntilUnix = until.Unix()
+	}
 	if self, ok := trust.Member(trust.Self); ok {
 		status.Role, status.Region, status.Gateways = role(self), self.Region, addresses(self)
 	}
@@ -139,10 +142,11 @@ func (o *operator) serving(ctx context.Context) error {
 
 // Leave ends this cluster's membership.
 func (o *operator) Leave(ctx context.Context, _ *adminpb.LeaveRequest) (*adminpb.LeaveResponse, error) {
-	if err := o.peers.Leave(ctx); err != nil {
+	until, err := o.peers.Leave(ctx)
+	if err != nil {
 		return nil, err
 	}
-	return &adminpb.LeaveResponse{}, nil
+	return &adminpb.LeaveResponse{BurntUntilUnix: until.Unix()}, nil
 }
 
 // ListClusters lists the members in the order of their admission: the document says who belongs, streams and gossip

@@ -49,6 +49,8 @@ type lab struct {
 	busy    int            // requests that applications are answering now, and the most there were
 	busiest int
 	proxies map[string]*running
+	// apps are applications of the test's own, by port of the pods; the others are the lab's.
+	apps map[uint32]string
 }
 
 // running is one Envoy.
@@ -223,6 +225,9 @@ func (l *lab) server(s *scene, pod int) (stopApp func()) {
 	apps := map[string]string{
 		InboundName(grpcPort): grpcAddr, InboundName(httpPort): httpAddr, InboundName(bossPort): httpAddr, InboundName(tcpPort): tcpAddr,
 		SharedName(sharedPort, mesh.HTTP): httpAddr, SharedName(sharedPort, mesh.GRPC): grpcAddr, SharedName(sharedPort, mesh.TCP): tcpAddr,
+	}
+	for port, addr := range l.apps {
+		apps[InboundName(port)] = addr
 	}
 	for _, c := range b.clusters {
 		if addr, ok := apps[c["name"].(string)]; ok {

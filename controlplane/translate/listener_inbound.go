@@ -163,6 +163,8 @@ func (v *view) inboundTCPContext(c callers) *tlsv3.DownstreamTlsContext {
 func inboundHTTP(p *appPort) []*listenerv3.Filter {
 	m := connectionManager(mesh.InboundStatName(p.number), InboundName(p.number))
 	m.Http2ProtocolOptions = &corev3.Http2ProtocolOptions{AllowConnect: true}
+	m.CommonHttpProtocolOptions.MaxHeadersCount, m.MaxRequestHeadersKb = u32(resilience.PassedHeaderFields), u32(resilience.PassedHeaderKB)
+	m.EarlyHeaderMutationExtensions = sanitize(fromSidecar())
 	m.ForwardClientCertDetails = hcmv3.HttpConnectionManager_SANITIZE_SET
 	m.SetCurrentClientCertDetails = &hcmv3.HttpConnectionManager_SetCurrentClientCertDetails{Uri: true}
 	m.LocalReplyConfig = &hcmv3.LocalReplyConfig{Mappers: []*hcmv3.ResponseMapper{
@@ -224,16 +226,20 @@ func (v *view) inboundRoutes(p *appPort, c callers) *routev3.RouteConfiguration 
 }
 
 // routes tell gRPC from other HTTP where services of both stand on the port: the application is spoken to in HTTP/2 or
-// HTTP/1.1 accordingly.
+// HTTP/1.1 accordingly. One that speaks HTTP/1.1 may be a proxy that is asked to CONNECT.
 func (p *appPort) routes() []*routev3.Route {
 	first := p.protocols()[0]
 	fallback := appRoute("default", rule.AnyPath(), p.name(first))
-	if first == mesh.GRPC || len(p.services[mesh.GRPC]) == 0 {
+	if first == mesh.GRPC {
 		return []*routev3.Route{fallback}
+	}
+	all := []*routev3.Route{fallback, appRoute("connect", rule.Connect(), p.name(first))}
+	if len(p.services[mesh.GRPC]) == 0 {
+		return all
 	}
 	grpc := rule.AnyPath()
 	grpc.Grpc = &routev3.RouteMatch_GrpcRouteMatchOptions{}
-	return []*routev3.Route{appRoute("grpc", grpc, p.name(mesh.GRPC)), fallback}
+	return append([]*routev3.Route{appRoute("grpc", grpc, p.name(mesh.GRPC))}, all...)
 }
 
 func appRoute(name string, match *routev3.RouteMatch, cluster string) *routev3.Route {
@@ -282,13 +288,14 @@ func appCluster(w *mesh.Workload, p *appPort, protocol mesh.Protocol) *clusterv3
 		return c
 	}
 	explicit := &httpv3.HttpProtocolOptions_ExplicitHttpConfig{
-		ProtocolConfig: &httpv3.HttpProtocolOptions_ExplicitHttpConfig_HttpProtocolOptions{HttpProtocolOptions: &corev3.Http1ProtocolOptions{}},
+		ProtocolConfig: &httpv3.HttpProtocolOptions_ExplicitHttpConfig_HttpProtocolOptions{HttpProtocolOptions: &corev3.Http1ProtocolOptions{EnableTrailers: true}},
 	}
 	if protocol == mesh.GRPC {
 		explicit.ProtocolConfig = &httpv3.HttpProtocolOptions_ExplicitHttpConfig_Http2ProtocolOptions{Http2ProtocolOptions: &corev3.Http2ProtocolOptions{}}
 	}
 	c.TypedExtensionProtocolOptions = map[string]*anypb.Any{resilience.HTTPOptions: pack(&httpv3.HttpProtocolOptions{
-		UpstreamProtocolOptions: &httpv3.HttpProtocolOptions_ExplicitHttpConfig_{ExplicitHttpConfig: explicit},
+		CommonHttpProtocolOptions: resilience.Application(),
+		UpstreamProtocolOptions:   &httpv3.HttpProtocolOptions_ExplicitHttpConfig_{ExplicitHttpConfig: explicit},
 	})}
 	return c
 }

@@ -1,6 +1,7 @@
 package translate
 
 import (
+	"fmt"
 	"net/netip"
 	"time"
 
@@ -14,6 +15,7 @@ import (
 
 	"isthmus.dev/isthmus/mesh"
 	"isthmus.dev/isthmus/rule"
+	"isthmus.dev/isthmus/rule/resilience"
 	"isthmus.dev/isthmus/xds"
 )
 
@@ -77,11 +79,23 @@ func Listener(h *Host, p mesh.Port, rules rule.Effective, find Lookup) xds.Resou
 
 func outboundHTTP(h *Host, p mesh.Port) *hcmv3.HttpConnectionManager {
 	m := connectionManager(mesh.StatName(p.Number, "", h.Name), RouteName(h.Name, p.Number))
+	m.HttpProtocolOptions.DefaultHostForHttp_10 = hostHeader(h.Name, p.Number)
+	m.EarlyHeaderMutationExtensions = sanitize(fromApplication())
 	m.HttpFilters = []*hcmv3.HttpFilter{router()}
 	return m
 }
 
-// connectionManager has the settings both directions share; routes come by RDS.
+// hostHeader is what a client of HTTP/1.1 would have named; one of HTTP/1.0 need not name any.
+func hostHeader(h mesh.Host, port uint32) string {
+	if port == 80 {
+		return string(h)
+	}
+	return fmt.Sprintf("%s:%d", h, port)
+}
+
+// connectionManager has the settings both directions share; routes come by RDS. Requests pass as they were sent, but for
+// their path: it is normalised (Istio's BASE: dots and backslashes, and what need not be escaped), because rules are about
+// the normalised one. Slashes, doubled or escaped, stay.
 func connectionManager(stat, routes string) *hcmv3.HttpConnectionManager {
 	return &hcmv3.HttpConnectionManager{
 		StatPrefix: stat,
@@ -89,12 +103,17 @@ func connectionManager(stat, routes string) *hcmv3.HttpConnectionManager {
 		RouteSpecifier: &hcmv3.HttpConnectionManager_Rds{
 			Rds: &hcmv3.Rds{ConfigSource: ads(), RouteConfigName: routes},
 		},
-		HttpProtocolOptions:        &corev3.Http1ProtocolOptions{AcceptHttp_10: true},
+		HttpProtocolOptions:        &corev3.Http1ProtocolOptions{AcceptHttp_10: true, EnableTrailers: true},
+		CommonHttpProtocolOptions:  &corev3.HttpProtocolOptions{MaxHeadersCount: u32(resilience.HeaderFields)},
+		MaxRequestHeadersKb:        u32(resilience.HeaderKB),
 		ServerHeaderTransformation: hcmv3.HttpConnectionManager_PASS_THROUGH,
 		StreamIdleTimeout:          duration(0), // long streams are the applications' affair
 		UseRemoteAddress:           no(),
 		NormalizePath:              yes(),
-		UpgradeConfigs:             []*hcmv3.HttpConnectionManager_UpgradeConfig{{UpgradeType: "websocket"}},
+		// Whether a body is wanted, the application says; its early hints pass too.
+		Proxy_100Continue: true,
+		// Any other upgrade is refused with 403, as by Istio's sidecars.
+		UpgradeConfigs: []*hcmv3.HttpConnectionManager_UpgradeConfig{{UpgradeType: "websocket"}, {UpgradeType: "CONNECT"}},
 	}
 }
 

@@ -25,6 +25,9 @@ func Routes(h *Host, p mesh.Port, rules rule.Effective, find Lookup) xds.Resourc
 		for i := range all {
 			all[i].write(l)
 		}
+		if p.Protocol == mesh.HTTP {
+			connect(all, l)
+		}
 		l.close(at)
 		l.fragment(routesOfAll)
 	})
@@ -56,7 +59,8 @@ var (
 	idempotent = rule.Encode(&routev3.RouteMatch{Headers: []*routev3.HeaderMatcher{{
 		Name: ":method", HeaderMatchSpecifier: &routev3.HeaderMatcher_StringMatch{StringMatch: regex(resilience.IdempotentMethods)},
 	}}})
-	anyPath = rule.Encode(rule.AnyPath())
+	anyPath    = rule.Encode(rule.AnyPath())
+	anyConnect = rule.Encode(rule.Connect())
 	// byDefault is what governs a host without rules.
 	byDefault = func() *rule.HTTP {
 		safe, other := resilience.Policies(nil)
@@ -113,6 +117,17 @@ func linkRule(r *rule.HTTP, p mesh.Port, to []Resolved, out []Linked) []Linked {
 		out = append(out, Linked{Rule: r, Match: m, Targets: to, Problem: problem})
 	}
 	return out
+}
+
+// connect appends the route of CONNECT: a rule governs it that asks nothing of a request.
+func connect(all []Linked, l *linker) {
+	for _, r := range all {
+		if r.Match.Always && !r.Idempotent {
+			r.Match = &rule.Match{Route: anyConnect}
+			r.write(l)
+			return
+		}
+	}
 }
 
 // write appends the route.

@@ -30,8 +30,8 @@ const (
 type Registrar interface {
 	// Renew certifies the key of a member, which has to stay the same, anew: intermediate, then root.
 	Renew(context.Context, mesh.ClusterName, crypto.PublicKey) ([]*x509.Certificate, error)
-	// Leave ends a membership.
-	Leave(context.Context, mesh.ClusterName) error
+	// Leave ends a membership, and says until when the name is burnt.
+	Leave(context.Context, mesh.ClusterName) (time.Time, error)
 }
 
 // MemberServiceConfig of the authority's service for members.
@@ -125,9 +125,10 @@ func (m *MemberService) Leave(ctx context.Context, _ *pb.LeaveRequest) (*pb.Leav
 	if err != nil {
 		return nil, err
 	}
-	if err := registrar.Leave(ctx, cluster); err != nil {
+	until, err := registrar.Leave(ctx, cluster)
+	if err != nil {
 		return nil, wire.Status(err)
 	}
 	m.config.Log.Info("cluster left", "cluster", cluster)
-	return &pb.LeaveResponse{}, nil
+	return &pb.LeaveResponse{BurntUntilUnix: until.Unix()}, nil
 }

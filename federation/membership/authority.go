@@ -188,13 +188,19 @@ func (a *Authority) Renew(_ context.Context, c mesh.ClusterName, key crypto.Publ
 	return a.certify(c, d.Federation, key)
 }
 
-// Leave implements join.Registrar. The name is burnt for as long as an intermediate made for it just now would live: no
-// earlier one lives longer.
-func (a *Authority) Leave(_ context.Context, c mesh.ClusterName) error {
+// burntUntil is when the name of a cluster that leaves at now may be used again: it is burnt for as long as an
+// intermediate made for it just now would live, and no earlier one lives longer.
+func burntUntil(now time.Time) time.Time {
+	return now.Add(ca.IntermediateLife).UTC().Truncate(time.Second)
+}
+
+// Leave implements join.Registrar.
+func (a *Authority) Leave(_ context.Context, c mesh.ClusterName) (until time.Time, err error) {
 	a.m.mu.Lock()
 	defer a.m.mu.Unlock()
 	now := a.m.now()
-	return a.change(func(prev *document.Sealed, key document.Key) (*document.Sealed, error) {
-		return document.Leave(prev, key, c, now.Add(ca.IntermediateLife), now)
+	until = burntUntil(now)
+	return until, a.change(func(prev *document.Sealed, key document.Key) (*document.Sealed, error) {
+		return document.Leave(prev, key, c, until, now)
 	})
 }

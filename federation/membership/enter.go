@@ -248,25 +248,37 @@ func (m *Membership) joiningKey() (crypto.Signer, error) {
 	return made, m.secrets.WriteKey(joiningKeyFile, made)
 }
 
-// Leave ends the membership: the authority first (goodbye calls its Membership.Leave), then this side. If the authority
-// cannot be reached nothing changes.
-func (m *Membership) Leave(ctx context.Context, goodbye func(context.Context) error) error {
+// BurntIfLeft is when this cluster's name could be used again if it left now, by its own clock; zero if it cannot leave.
+func (m *Membership) BurntIfLeft() time.Time {
+	if s := m.standing.Load(); s == nil || s.root != nil {
+		return time.Time{}
+	}
+	return burntUntil(m.now())
+}
+
+// Leave ends the membership: the authority first (goodbye calls its Membership.Leave, and gives until when it says that the
+// name is burnt, zero if it does not), then this side. If the authority cannot be reached nothing changes.
+func (m *Membership) Leave(ctx context.Context, goodbye func(context.Context) (time.Time, error)) (until time.Time, err error) {
 	s := m.standing.Load()
 	if s == nil {
-		return alone()
+		return time.Time{}, alone()
 	}
 	if s.root != nil {
 		err := fmt.Errorf("cluster %q is the authority of the federation and cannot leave it", s.self)
-		return hint.Wrap(err, "let the other clusters leave, then delete this cluster's data")
+		return time.Time{}, hint.Wrap(err, "let the other clusters leave, then delete this cluster's data")
 	}
-	if err := goodbye(ctx); err != nil {
-		return fmt.Errorf("tell the authority that cluster %q leaves: %w", s.self, err)
+	until, err = goodbye(ctx)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("tell the authority that cluster %q leaves: %w", s.self, err)
+	}
+	if until.IsZero() {
+		until = burntUntil(m.now())
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if err := m.forget(); err != nil {
-		return err
+		return time.Time{}, err
 	}
 	m.log.Info("federation left", "cluster", s.self)
-	return nil
+	return until, nil
 }

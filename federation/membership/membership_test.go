@@ -157,18 +157,22 @@ func TestLife(t *testing.T) {
 		t.Errorf("a member made a token: %v", err)
 	}
 	// Leaving: the authority first.
-	if err := f.east.Leave(t.Context(), nil); hint.Of(err) == "" {
+	if _, err := f.east.Leave(t.Context(), nil); hint.Of(err) == "" || !f.east.BurntIfLeft().IsZero() {
 		t.Errorf("the authority left: %v", err)
 	}
 	unreachable := errors.New("no route")
-	if err := west.Leave(t.Context(), func(context.Context) error { return unreachable }); !errors.Is(err, unreachable) {
+	if _, err := west.Leave(t.Context(), func(context.Context) (time.Time, error) { return time.Time{}, unreachable }); !errors.Is(err, unreachable) {
 		t.Errorf("left without the authority: %v", err)
 	}
-	client := f.client(west)
-	must(t, west.Leave(t.Context(), func(ctx context.Context) error {
-		_, err := client.Leave(ctx, &pb.LeaveRequest{})
-		return err
-	}))
+	client, foretold := f.client(west), west.BurntIfLeft()
+	until, err := west.Leave(t.Context(), func(ctx context.Context) (time.Time, error) {
+		answer, err := client.Leave(ctx, &pb.LeaveRequest{})
+		return time.Unix(answer.GetBurntUntilUnix(), 0), err
+	})
+	must(t, err)
+	if late := until.Sub(foretold); late < 0 || late > time.Minute {
+		t.Errorf("the name is burnt until %v, said was %v", until, foretold)
+	}
 	if _, ok := west.Self(); ok || west.Trust() != nil || west.Verifier() != nil || west.Issuer() != nil {
 		t.Error("west is still a member")
 	}

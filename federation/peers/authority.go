@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
@@ -17,7 +18,9 @@ import (
 
 // Leave ends this cluster's membership: at the authority first, then here. If the authority cannot be reached nothing
 // changes.
-func (c *Core) Leave(ctx context.Context) error { return c.membership.Leave(ctx, c.goodbye) }
+func (c *Core) Leave(ctx context.Context) (burntUntil time.Time, err error) {
+	return c.membership.Leave(ctx, c.goodbye)
+}
 
 // authority opens a connection to the authority's services for members.
 func (c *Core) authority() (*grpc.ClientConn, error) {
@@ -53,12 +56,15 @@ func (c *Core) renew(ctx context.Context, csr []byte) ([][]byte, error) {
 }
 
 // goodbye tells the authority that this cluster leaves.
-func (c *Core) goodbye(ctx context.Context) error {
+func (c *Core) goodbye(ctx context.Context) (burntUntil time.Time, err error) {
 	conn, err := c.authority()
 	if err != nil {
-		return err
+		return time.Time{}, err
 	}
 	defer func() { _ = conn.Close() }()
-	_, err = joinrpc.NewMembershipClient(conn).Leave(ctx, &joinpb.LeaveRequest{})
-	return err
+	answer, err := joinrpc.NewMembershipClient(conn).Leave(ctx, &joinpb.LeaveRequest{})
+	if err != nil || answer.GetBurntUntilUnix() == 0 {
+		return time.Time{}, err
+	}
+	return time.Unix(answer.GetBurntUntilUnix(), 0).UTC(), nil
 }

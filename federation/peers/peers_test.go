@@ -156,8 +156,9 @@ func TestTwoClusters(t *testing.T) {
 	if checks := east.core.Checks(); len(checks) != 3 || checks[1].Status != OK {
 		t.Errorf("checks = %+v, want the streams up", checks)
 	}
-	if err := west.core.Leave(t.Context()); err != nil {
-		t.Fatal(err)
+	foretold := west.core.Membership().BurntIfLeft()
+	if until, err := west.core.Leave(t.Context()); err != nil || until.Before(foretold) || until.After(foretold.Add(time.Minute)) {
+		t.Fatalf("west left, and its name is burnt until %v (%v); said was %v", until, err, foretold)
 	}
 	west.until("the end of its membership", func() bool { return west.trust == nil })
 	east.until("the withdrawal", func() bool { return east.remote["west"] == nil })

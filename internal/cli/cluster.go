@@ -188,29 +188,6 @@ be that one. On a member it fails and changes nothing. --token - reads the token
 	return c
 }
 
-func newClusterLeave(g *Globals) *cobra.Command {
-	return &cobra.Command{
-		Use:   "leave",
-		Short: "Leave the federation",
-		Args:  cobra.NoArgs,
-		RunE: func(c *cobra.Command, _ []string) error {
-			return g.with(c.Context(), func(ctx context.Context, cp client) error {
-				before, err := cp.federation.Status(ctx, &admin.StatusRequest{})
-				if err != nil {
-					return err
-				}
-				if _, err := cp.federation.Leave(ctx, &admin.LeaveRequest{}); err != nil {
-					return err
-				}
-				doc := map[string]string{"cluster": before.GetCluster(), "federation": before.GetFederation()}
-				return g.Printer.Print(output.View{Doc: doc, Names: []string{"cluster/" + before.GetCluster()}, Text: func(p *output.Printer) {
-					p.Printf("cluster %s left federation %s\n", before.GetCluster(), before.GetFederation())
-				}})
-			})
-		},
-	}
-}
-
 // clusterDoc is one cluster of cluster list in JSON.
 type clusterDoc struct {
 	Name            string   `json:"name"`

@@ -3,6 +3,7 @@ package cli_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -32,6 +33,8 @@ type fake struct {
 
 	mu  sync.Mutex
 	log *os.File // one line a request: method and body
+	// member is a file: while it is there, this is the control plane of a member, north, that exports reviews.
+	member string
 }
 
 // serveFake serves a fake on socket, which may have a long path, until cleanup; requests go to the file at log.
@@ -49,7 +52,7 @@ func serveFake(socket, log string, cleanup func(func())) error {
 	if err != nil {
 		return err
 	}
-	f := &fake{log: file}
+	f := &fake{log: file, member: filepath.Join(filepath.Dir(socket), "member")}
 	options := append(wire.ServerOptions(nil), grpc.ChainUnaryInterceptor(f.record))
 	server := grpc.NewServer(options...)
 	adminrpc.RegisterConfigServer(server, f)
@@ -178,6 +181,9 @@ func (f *fake) Analyze(context.Context, *admin.AnalyzeRequest) (*admin.AnalyzeRe
 }
 
 func (f *fake) Status(context.Context, *admin.StatusRequest) (*admin.StatusResponse, error) {
+	if _, err := os.Stat(f.member); err == nil {
+		return &admin.StatusResponse{Cluster: "north", Federation: "mesh.example.com", Role: "member", Ready: true, LeaveBurnsUntilUnix: 1707776000}, nil
+	}
 	return &admin.StatusResponse{Cluster: "east", Federation: "mesh.example.com", Role: "authority", Region: "eu", Ready: true, DocumentTerm: 1, DocumentSeq: 4, Version: "v0.0.1", Gateways: []string{"192.0.2.10:15443"}}, nil
 }
 
@@ -215,7 +221,11 @@ func (f *fake) Join(_ context.Context, request *admin.JoinRequest) (*admin.JoinR
 }
 
 func (f *fake) Leave(context.Context, *admin.LeaveRequest) (*admin.LeaveResponse, error) {
-	return &admin.LeaveResponse{}, nil
+	if _, err := os.Stat(f.member); err == nil {
+		return &admin.LeaveResponse{BurntUntilUnix: 1707776001}, nil
+	}
+	err := errors.New("cluster \"east\" is the authority of the federation and cannot leave it")
+	return nil, hint.Wrap(err, "let the other clusters leave, then delete this cluster's data")
 }
 
 func (f *fake) ListClusters(context.Context, *admin.ListClustersRequest) (*admin.ListClustersResponse, error) {

@@ -81,7 +81,7 @@ func HTTP2(connect time.Duration) (*httpv3.HttpProtocolOptions, *corev3.Http2Pro
 		ConnectionKeepalive: Keepalive(connect),
 	}
 	return &httpv3.HttpProtocolOptions{
-		CommonHttpProtocolOptions: &corev3.HttpProtocolOptions{MaxConnectionDuration: duration(ConnectionLife)},
+		CommonHttpProtocolOptions: answers(&corev3.HttpProtocolOptions{MaxConnectionDuration: duration(ConnectionLife)}, PassedHeaderFields, PassedHeaderKB),
 		UpstreamProtocolOptions: &httpv3.HttpProtocolOptions_ExplicitHttpConfig_{
 			ExplicitHttpConfig: &httpv3.HttpProtocolOptions_ExplicitHttpConfig{
 				ProtocolConfig: &httpv3.HttpProtocolOptions_ExplicitHttpConfig_Http2ProtocolOptions{Http2ProtocolOptions: http2},

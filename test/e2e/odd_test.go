@@ -50,6 +50,7 @@ func oddRequests(address string) []oddRequest {
 		{"the host in capitals, with its dot", "GET /x HTTP/1.1\r\nHost: " + strings.ToUpper(host) + ".\r\n\r\n",
 			[]string{"200 GET /x host=" + strings.ToUpper(host) + ". body=0"}},
 		{"HTTP/1.0", "GET /x HTTP/1.0\r\nHost: a\r\n\r\n", []string{"200 GET /x host=a body=0"}},
+		{"HTTP/1.0 without a host", "GET /x HTTP/1.0\r\n\r\n", []string{"200 GET /x host=" + address + " body=0"}},
 		{"a whole URL", "GET http://" + address + "/x?y=1 HTTP/1.1\r\nHost: a\r\n\r\n", []string{"200 GET /x?y=1 host=" + address + " body=0"}},
 		{"a path with dots is the one that rules are about; the rest stays", get("/a/../b//c%2Fd%2e", ""), []string{"200 GET /b//c%2Fd. host=a body=0"}},
 		{"a header of 50 kB", get("/x", "X-Long: "+strings.Repeat("a", 50_000)+"\r\n"), []string{"200 GET /x host=a body=0 long=50000"}},
