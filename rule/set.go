@@ -280,6 +280,11 @@ func (e *Effective) SamePolicies(o *Effective) bool {
 		slices.EqualFunc(e.produced, o.produced, func(a, b produced) bool { return a.same(&b) })
 }
 
+// Same tells whether two are the same in every part, because they are of the same objects.
+func (e *Effective) Same(o *Effective) bool {
+	return e.Traffic == o.Traffic && e.Under == o.Under && e.Producer == o.Producer && e.SamePolicies(o)
+}
+
 func (p *produced) same(o *produced) bool {
 	if p == nil || o == nil {
 		return p == o

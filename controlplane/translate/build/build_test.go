@@ -12,6 +12,7 @@ import (
 	"google.golang.org/protobuf/types/known/wrapperspb"
 	"pgregory.net/rapid"
 
+	"isthmus.dev/isthmus/config"
 	"isthmus.dev/isthmus/controlplane/translate"
 	"isthmus.dev/isthmus/controlplane/world"
 	"isthmus.dev/isthmus/mesh"
@@ -343,6 +344,64 @@ func BenchmarkEndpoint(b *testing.B) {
 				b.Errorf("%.1f resources are computed for a change of one endpoint, want 4", per)
 			}
 		})
+	}
+}
+
+// ruled are a VirtualService and a DestinationRule of each service of large, compiled from what is stored.
+func ruled(b *testing.B, services int) []mesh.Update {
+	b.Helper()
+	var out []mesh.Update
+	for i := range services {
+		for _, kind := range []string{config.KindVirtualService, config.KindDestinationRule} {
+			out = append(out, changed(b, kind, i, 1))
+		}
+	}
+	return out
+}
+
+// changed compiles a rule of one service; turn makes it another.
+func changed(b *testing.B, kind string, service, turn int) mesh.SetObject {
+	b.Helper()
+	name := mesh.ObjectName{Kind: kind, Namespace: fmt.Sprintf("ns%d", service%5), Name: fmt.Sprintf("s%d", service)}
+	spec := fmt.Sprintf(`{"host":%q,"subsets":[{"name":"v1","labels":{"version":"v1"}}],"trafficPolicy":{"connectionPool":{"http":{"http2MaxRequests":%d}}}}`, name.Name, turn)
+	if kind == config.KindVirtualService {
+		spec = fmt.Sprintf(`{"hosts":[%[1]q],"http":[{"timeout":"%[2]ds","route":[{"destination":{"host":%[1]q,"subset":"v1"}}]}]}`, name.Name, turn)
+	}
+	value, findings := config.Compile(config.Object{Kind: kind, Namespace: name.Namespace, Name: name.Name, JSON: fmt.Appendf(nil,
+		`{"apiVersion":"networking.istio.io/v1","kind":%q,"metadata":{"name":%q,"namespace":%q},"spec":%s}`, kind, name.Name, name.Namespace, spec)})
+	if config.HasError(findings) {
+		b.Fatal(findings)
+	}
+	return mesh.SetObject{Name: name, Value: value}
+}
+
+// BenchmarkRule: one of as many VirtualServices and DestinationRules as there are services changes, from what is stored to what
+// 200 proxies are to have.
+func BenchmarkRule(b *testing.B) {
+	for _, services := range []int{100, 1000, 10_000} {
+		for _, kind := range []string{config.KindVirtualService, config.KindDestinationRule} {
+			b.Run(fmt.Sprintf("%s/services=%d", kind, services), func(b *testing.B) {
+				state := world.Folded{}.Apply(large(services)...).Apply(ruled(b, services)...)
+				plan := From(state.Snapshot(), options)
+				owns := make([]Own, 200)
+				before := plan.Work()
+				b.ReportAllocs()
+				n := 0
+				for b.Loop() {
+					n++
+					state = state.Apply(changed(b, kind, 1, 2+n%2))
+					plan = plan.Step(state.Snapshot())
+					for i := range owns {
+						_, owns[i] = plan.For(mesh.ProxyID{Kind: mesh.Sidecar, Namespace: fmt.Sprintf("ns%d", i%5), Instance: fmt.Sprintf("s%d-0", i%services)}, owns[i])
+					}
+				}
+				per := float64(plan.Work().Resources()-before.Resources()) / float64(n)
+				b.ReportMetric(per, "resources/op")
+				if most := 13.0; per > most {
+					b.Errorf("%.1f resources are computed for a change of one rule, want %v at most", per, most)
+				}
+			})
+		}
 	}
 }
 

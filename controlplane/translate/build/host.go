@@ -46,10 +46,13 @@ type madeVariant struct {
 
 // build computes everything of a host.
 func (st *step) build(h *translate.Host) (*built, *made) {
-	all := h.For("")
+	all, alone := h.For(""), len(h.Targets()) == 0
 	m := &made{common: st.shared(h, all, ""), endpoints: st.assignments(h, all, nil), namespaces: map[string]madeVariant{}}
 	for _, ns := range st.namespacesOf(h) {
 		rules := h.For(ns)
+		if rules.Same(&all) && alone {
+			continue // its rules are for everybody, and name no host that may look otherwise from there
+		}
 		v := madeVariant{}
 		if mine := st.shared(h, rules, ns); !sameResources(mine, m.common) {
 			v.common = cover(mine, m.common)
