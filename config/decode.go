@@ -17,6 +17,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	mcsv1 "sigs.k8s.io/mcs-api/pkg/apis/v1beta1"
 
+	"isthmus.dev/isthmus/internal/nearest"
 	"isthmus.dev/isthmus/mesh"
 	"isthmus.dev/isthmus/rule"
 )
@@ -180,8 +181,8 @@ func findKind(doc document, o Object, r *report) (kind, bool) {
 			names = append(names, n)
 		}
 		slices.Sort(names)
-		if like, ok := nearest(o.Kind, names); ok {
-			fix("did you mean %s?", like)
+		if like := nearest.Of(o.Kind, names, 1); len(like) > 0 {
+			fix("did you mean %s?", like[0])
 		} else {
 			fix("kinds: %s", strings.Join(names, ", "))
 		}

@@ -14,6 +14,7 @@ import (
 	"google.golang.org/protobuf/types/known/wrapperspb"
 	istio "istio.io/api/networking/v1alpha3"
 
+	"isthmus.dev/isthmus/internal/nearest"
 	"isthmus.dev/isthmus/rule"
 	"isthmus.dev/isthmus/rule/resilience"
 )
@@ -299,8 +300,8 @@ func (m *maker) retries(r *istio.HTTPRetry, at []any) *resilience.Retries {
 			continue
 		}
 		fix := m.invalid(steps("retryOn"), "%q is not a condition to retry on", c)
-		if like, ok := nearest(c, resilience.Conditions()); ok {
-			fix("did you mean %q?", like)
+		if like := nearest.Of(c, resilience.Conditions(), 1); len(like) > 0 {
+			fix("did you mean %q?", like[0])
 		} else {
 			fix("conditions: a status code, or %s", strings.Join(resilience.Conditions(), ", "))
 		}

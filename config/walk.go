@@ -10,6 +10,7 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
+	"isthmus.dev/isthmus/internal/nearest"
 	"isthmus.dev/isthmus/mesh"
 )
 
@@ -67,8 +68,8 @@ func (w *walker) objectValue(n *yaml.Node, s schema, path, plain string) {
 		fieldPath := join(path, key.Value)
 		if !ok {
 			fix := w.r.at(key, w.object).add(mesh.CodeUnknownField, "", fieldPath, "there is no field %q here", key.Value)
-			if like, ok := nearest(key.Value, s.fields()); ok {
-				fix("did you mean %q?", like)
+			if like := nearest.Of(key.Value, s.fields(), 1); len(like) > 0 {
+				fix("did you mean %q?", like[0])
 			} else {
 				fix("remove it; the fields here are %s", strings.Join(s.fields(), ", "))
 			}
@@ -99,8 +100,8 @@ func (w *walker) scalar(n *yaml.Node, s schema, path, plain string) {
 	}
 	if values := s.values(); values != nil && !slices.Contains(values, n.Value) {
 		fix := w.r.at(n, w.object).add(mesh.CodeInvalid, "", path, "%q is none of %s", n.Value, strings.Join(values, ", "))
-		if like, ok := nearest(n.Value, values); ok {
-			fix("did you mean %q?", like)
+		if like := nearest.Of(n.Value, values, 1); len(like) > 0 {
+			fix("did you mean %q?", like[0])
 		}
 		return
 	}
