@@ -154,7 +154,8 @@ func lowerExport(m *maker) any {
 		return nil
 	}
 	if err := mesh.CheckSNI(name.ClusterSetHost()); err != nil {
-		m.problem(nil, "metadata.name", "%v", err)("choose a shorter service or namespace name")
+		m.bad = true
+		m.r.at(m.root, m.item.ID().String()).add(mesh.CodeLongName, "", "metadata.name", "%v", err)("choose a shorter service or namespace name")
 		return nil
 	}
 	export := &mesh.Export{}

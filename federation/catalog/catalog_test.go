@@ -18,6 +18,7 @@ import (
 	pb "isthmus.dev/isthmus/api/catalogue"
 	"isthmus.dev/isthmus/federation/internal/testca"
 	"isthmus.dev/isthmus/mesh"
+	"isthmus.dev/isthmus/rule"
 )
 
 const west mesh.ClusterName = "west"
@@ -213,6 +214,43 @@ func TestVerifyLeavesOutOneBadService(t *testing.T) {
 	granted.Member = &mesh.Member{Name: west, Incarnation: 7, Namespaces: []string{"*"}}
 	if got, err = Verify(bad.Wire(), granted, got); err != nil || len(got.Catalogue.Services) != 2 {
 		t.Errorf("after the grant: %d services, %v; want 2", len(got.Catalogue.Services), err)
+	}
+}
+
+// TestRulesAreCompiledOnce: the rules of a service are compiled when they are others, not when its pods are; and what the patterns
+// of all come to is bounded: beyond it services keep their pods and lose their rules.
+func TestRulesAreCompiledOnce(t *testing.T) {
+	w := newWorld(t)
+	w.from.Producer = func(_ mesh.ClusterName, s *mesh.ExportedService) *rule.Producer {
+		return &rule.Producer{Cluster: west, Patterns: Patterns / 2}
+	}
+	ruled := func(healthy uint32, source string) []*mesh.ExportedService {
+		var out []*mesh.ExportedService
+		for _, name := range []string{"a", "b", "c"} {
+			s := service("shop", name, healthy)
+			s.VirtualServices = [][]byte{[]byte(source)}
+			out = append(out, s)
+		}
+		return out
+	}
+	first, err := Verify(w.sign(t, 1, 1, ruled(1, "{}")...).Wire(), w.from, nil)
+	if err != nil || first.Work.Compiled != 3 {
+		t.Fatalf("three services compiled %d rules (%v)", first.Work.Compiled, err)
+	}
+	rules := map[string]bool{}
+	for name, s := range first.Catalogue.Services {
+		rules[name.Name] = s.Producer != nil
+	}
+	if diff := cmp.Diff(map[string]bool{"a": true, "b": true, "c": false}, rules); diff != "" || len(first.Findings) != 1 || first.Findings[0].Code != mesh.CodeImportPatterns {
+		t.Errorf("who has rules (-want +got):\n%s; findings %v", diff, first.Findings)
+	}
+	second, err := Verify(w.sign(t, 1, 2, ruled(0, "{}")...).Wire(), w.from, first)
+	if err != nil || second.Work.Decoded != 3 || second.Work.Compiled != 0 {
+		t.Errorf("other health: decoded %d, compiled %d (%v), want 3 and none", second.Work.Decoded, second.Work.Compiled, err)
+	}
+	third, err := Verify(w.sign(t, 1, 3, ruled(0, `{"a":1}`)...).Wire(), w.from, second)
+	if err != nil || third.Work.Compiled != 3 {
+		t.Errorf("other rules: compiled %d (%v), want 3", third.Work.Compiled, err)
 	}
 }
 
