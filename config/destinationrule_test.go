@@ -2,10 +2,13 @@ package config
 
 import (
 	"fmt"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	httpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/protobuf/proto"
@@ -153,6 +156,67 @@ spec:
 		}
 		if diff := cmp.Diff(c.want, got); diff != "" || len(objects) != 1 {
 			t.Errorf("%s, %s: %s; %d objects, findings %v (-want +got):\n%s", c.whole, c.subset, c.why, len(objects), findings, diff)
+		}
+	}
+}
+
+// TestMirrors: of how many requests copies are made, however it was written.
+func TestMirrors(t *testing.T) {
+	for _, c := range []struct {
+		spec string
+		want []uint32 // of a million; none is an error
+	}{
+		{`"mirror":{"host":"b"}`, []uint32{1_000_000}},
+		{`"mirror":{"host":"b"},"mirrorPercent":50`, []uint32{500_000}},
+		{`"mirror":{"host":"b"},"mirrorPercent":50,"mirrorPercentage":{"value":0.25}`, []uint32{2_500}},
+		{`"mirrors":[{"destination":{"host":"b"}},{"destination":{"host":"c","subset":"v1","port":{"number":81}},"percentage":{"value":10}}]`, []uint32{1_000_000, 100_000}},
+		{`"mirror":{"host":"b"},"mirrors":[{"destination":{"host":"c"}}]`, nil},
+		{`"mirror":{"host":"b"},"mirrorPercentage":{"value":101}`, nil},
+		{`"mirror":{"host":"b"},"mirrorPercentage":{"value":-1}`, nil},
+		{`"mirrors":[{}]`, nil},
+	} {
+		objects, findings := Decode([]File{{Name: "r.yaml", Data: []byte(`{"apiVersion":"networking.istio.io/v1","kind":"VirtualService","metadata":{"name":"r","namespace":"shop"},
+			"spec":{"hosts":["a"],"http":[{"route":[{"destination":{"host":"a"}}],` + c.spec + `}]}}`)}}, "")
+		if HasError(findings) {
+			if c.want != nil {
+				t.Errorf("%s: %v", c.spec, findings)
+			}
+			continue
+		}
+		var got []uint32
+		for _, m := range objects[0].Value.(*rule.Object).Traffic.HTTP[0].Mirrors {
+			part := &routev3.RouteAction_RequestMirrorPolicy{}
+			if err := proto.Unmarshal(m.Part, part); err != nil {
+				t.Fatal(err)
+			}
+			got = append(got, part.RuntimeFraction.DefaultValue.Numerator)
+		}
+		if !slices.Equal(got, c.want) {
+			t.Errorf("%s: copies of %v in a million, want %v", c.spec, got, c.want)
+		}
+	}
+}
+
+// TestFailover: fail-over is from one region to one other.
+func TestFailover(t *testing.T) {
+	for failover, wrong := range map[string][]string{
+		`{from: eu, to: us}, {from: us, to: eu}`:   nil,
+		`{from: eu/eu-a, to: us}`:                  {"failover[0].from"},
+		`{from: eu, to: us/us-a}`:                  {"failover[0].to"},
+		`{from: eu, to: us}, {from: eu, to: asia}`: {"failover[1].from"},
+		`{from: eu, to: eu}`:                       {"failover[0]"},
+		`{from: "", to: us}`:                       {"failover[0]"},
+	} {
+		_, findings := Decode([]File{{Name: "r.yaml", Data: []byte("apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: r}\n" +
+			"spec: {host: a, trafficPolicy: {loadBalancer: {localityLbSetting: {failover: [" + failover + "]}}}}\n")}}, "")
+		var got []string
+		for _, f := range findings {
+			if f.Level == mesh.LevelError {
+				got = append(got, strings.TrimPrefix(f.Path, "spec.trafficPolicy.loadBalancer.localityLbSetting."))
+			}
+		}
+		if !slices.Equal(got, wrong) {
+			t.Errorf("%s: errors at %q, want %q: %v", failover, got, wrong, findings)
 		}
 	}
 }

@@ -3,13 +3,16 @@ package config
 import (
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
+	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 	istio "istio.io/api/networking/v1alpha3"
@@ -25,6 +28,7 @@ const (
 	maxHTTPRoutes   = 256
 	maxMatches      = 64
 	maxDestinations = 64
+	maxMirrors      = 4
 	maxPattern      = 2048
 	maxAttempts     = 100
 	maxWeight       = 1 << 24 // of one destination: their sum fits 32 bits
@@ -49,6 +53,15 @@ var virtualServiceFields = fieldTable([]field{
 	{path: "spec.http.route.destination.subset", standard: "all endpoints", producer: allow, test: "translate testdata/rules.txtar"},
 	{path: "spec.http.route.destination.port.number", standard: "the port that was called, or the only one", producer: allow, test: "translate testdata/targets.txtar"},
 	{path: "spec.http.route.weight", standard: "1 for a single destination", producer: allow, test: "translate testdata/canary.txtar"},
+	{path: "spec.http.mirror.host", note: "gets copies, whose answers nobody waits for", test: "translate TestMirror"},
+	{path: "spec.http.mirror.subset", standard: "all endpoints", test: "translate TestMirror"},
+	{path: "spec.http.mirror.port.number", standard: "the port that was called, or the only one", test: "translate TestMirror"},
+	{path: "spec.http.mirrorPercentage.value", standard: "100", test: "config TestMirrors"},
+	{path: "spec.http.mirrorPercent", standard: "100", note: "mirrorPercentage wins", test: "config TestMirrors"},
+	{path: "spec.http.mirrors.destination.host", test: "translate TestMirror"},
+	{path: "spec.http.mirrors.destination.subset", standard: "all endpoints", test: "translate TestMirror"},
+	{path: "spec.http.mirrors.destination.port.number", standard: "the port that was called, or the only one", test: "translate TestMirror"},
+	{path: "spec.http.mirrors.percentage.value", standard: "100", test: "config TestMirrors"},
 	{path: "spec.http.timeout", standard: "none", producer: allow, note: "a producer: 100 ms to 15 min", test: "translate testdata/rules.txtar"},
 	{path: "spec.http.retries.attempts", standard: "2", ours: "6 while nothing was sent; answers are never retried unasked", producer: allow, note: "a producer: at most 5", test: "translate testdata/rules.txtar"},
 	{path: "spec.http.retries.perTryTimeout", standard: "timeout", producer: allow, note: "a producer: 25 ms to 1 min", test: "translate testdata/rules.txtar"},
@@ -119,12 +132,56 @@ func (m *maker) httpRoute(r *istio.HTTPRoute, i int) rule.HTTP {
 		out.Targets = append(out.Targets, m.target(d.GetDestination(), d.GetWeight(), at("route", j)))
 	}
 	m.checkWeights(weights, at("route"))
+	out.Mirrors = m.mirrors(r, at)
 	idempotent, other := resilience.Policies(m.retries(r.Retries, at("retries")))
 	timeout := m.duration(r.Timeout, at("timeout")...)
 	if out.Other = action(timeout, other); idempotent != other {
 		out.Idempotent = action(timeout, idempotent)
 	}
 	return out
+}
+
+// mirrors are where copies of requests go: of mirror, or of mirrors, but not of both.
+func (m *maker) mirrors(r *istio.HTTPRoute, at func(...any) []any) []rule.Mirror {
+	switch {
+	case r.Mirror != nil && len(r.Mirrors) > 0:
+		m.invalid(at("mirrors"), "there is mirror as well as mirrors")("write all of them in mirrors")
+		return nil
+	case len(r.Mirrors) > maxMirrors:
+		m.invalid(at("mirrors"), "%d mirrors, %d at most", len(r.Mirrors), maxMirrors)
+		return nil
+	case r.Mirror != nil:
+		percent := 100.0
+		if r.MirrorPercent != nil { //nolint:staticcheck // what people wrote before mirrorPercentage
+			percent = float64(r.MirrorPercent.Value)
+		}
+		if r.MirrorPercentage != nil {
+			percent = r.MirrorPercentage.Value
+		}
+		return []rule.Mirror{m.mirror(r.Mirror, percent, at("mirror"), at("mirrorPercentage"))}
+	}
+	var out []rule.Mirror
+	for i, one := range r.Mirrors {
+		percent := 100.0
+		if one.GetPercentage() != nil {
+			percent = one.Percentage.Value
+		}
+		out = append(out, m.mirror(one.GetDestination(), percent, at("mirrors", i), at("mirrors", i, "percentage")))
+	}
+	return out
+}
+
+func (m *maker) mirror(d *istio.Destination, percent float64, at, atPercent []any) rule.Mirror {
+	const million = 1_000_000
+	if !(percent >= 0 && percent <= 100) {
+		m.invalid(atPercent, "%v is not a percentage", percent)
+		percent = 0
+	}
+	return rule.Mirror{Target: m.target(d, 0, at), Part: rule.Encode(&routev3.RouteAction_RequestMirrorPolicy{
+		RuntimeFraction: &corev3.RuntimeFractionalPercent{DefaultValue: &typev3.FractionalPercent{
+			Numerator: uint32(math.Round(percent * million / 100)), Denominator: typev3.FractionalPercent_MILLION,
+		}},
+	})}
 }
 
 // checkWeights refuses destinations that share nothing.

@@ -76,6 +76,15 @@ type HTTP struct {
 	Idempotent, Other Fragment
 	// Targets share the requests, at least one.
 	Targets []Target
+	// Mirrors get copies of requests, whose answers nobody waits for.
+	Mirrors []Mirror
+}
+
+// Mirror is a target that gets copies.
+type Mirror struct {
+	Target
+	// Part are the fields of RequestMirrorPolicy that say of how many requests.
+	Part Fragment
 }
 
 // Match is one alternative of a rule.

@@ -129,8 +129,11 @@ func touches(s *world.Snapshot, name mesh.ObjectName, hosts map[mesh.Host]bool) 
 		return false
 	}
 	to := func(t rule.Target) bool { return hosts[t.Host] }
+	copied := func(m rule.Mirror) bool { return hosts[m.Host] }
 	return slices.ContainsFunc(o.Traffic.Hosts, func(h mesh.Host) bool { return hosts[h] }) ||
-		slices.ContainsFunc(o.Traffic.HTTP, func(r rule.HTTP) bool { return slices.ContainsFunc(r.Targets, to) }) ||
+		slices.ContainsFunc(o.Traffic.HTTP, func(r rule.HTTP) bool {
+			return slices.ContainsFunc(r.Targets, to) || slices.ContainsFunc(r.Mirrors, copied)
+		}) ||
 		slices.ContainsFunc(o.Traffic.TCP, func(r rule.TCP) bool { return slices.ContainsFunc(r.Targets, to) })
 }
 

@@ -106,6 +106,8 @@ func TestFindings(t *testing.T) {
 			[]string{"warning ISM0204 VirtualService shop/a spec.http[0].route[0]"}, "did you mean"},
 		{"a destination that only others have, by its local name", object("VirtualService", "bank", "a", "{hosts: [reviews.shop.svc.cluster.local], http: [{route: [{destination: {host: ratings.bank.svc.cluster.local}}]}]}"),
 			[]string{"warning ISM0204 VirtualService bank/a spec.http[0].route[0]"}, "no service ratings.bank"},
+		{"a mirror that is not there", object("VirtualService", "shop", "a", "{hosts: [reviews], http: [{route: [{destination: {host: reviews}}], mirror: {host: revews}}]}"),
+			[]string{"warning ISM0204 VirtualService shop/a spec.http[0].mirror"}, "no copies are made"},
 		{"a subset that nobody defines", object("VirtualService", "shop", "a", "{hosts: [reviews], http: [{route: [{destination: {host: reviews, subset: v9}}]}]}"),
 			[]string{"warning ISM0205 VirtualService shop/a spec.http[0].route[0]"}, "no subset \"v9\""},
 		{"a port that is not there", object("VirtualService", "shop", "a", "{hosts: [reviews], http: [{route: [{destination: {host: reviews, port: {number: 9999}}}]}]}"),

@@ -87,11 +87,11 @@ func (a *analysis) targets(t *rule.Traffic, h *translate.Host, under mesh.Host, 
 	rules := h.For(a.object.Namespace)
 	rules.Traffic, rules.Under = t, under
 	for _, p := range h.Ports {
-		var all []translate.Resolved
+		var all, copies []translate.Resolved
 		if p.Protocol.IsHTTP() {
 			for _, l := range translate.Link(h, p, rules, a.find) {
 				if l.Rule.Object == t.Object {
-					all = append(all, l.Targets...)
+					all, copies = append(all, l.Targets...), append(copies, l.Mirrors...)
 				}
 			}
 		} else {
@@ -101,17 +101,23 @@ func (a *analysis) targets(t *rule.Traffic, h *translate.Host, under mesh.Host, 
 				}
 			}
 		}
-		for _, r := range all {
+		report := func(r translate.Resolved, effect string) {
 			if r.Target != nil && r.Missing != "" && !missing[r.Target.Path+string(r.Missing)] && !(r.Host == nil && a.unknowable(r.Target.Host)) {
 				missing[r.Target.Path+string(r.Missing)] = true
-				a.missing(r)
+				a.missing(r, effect)
 			}
+		}
+		for _, r := range all {
+			report(r, "requests for it are answered 503")
+		}
+		for _, r := range copies {
+			report(r, "no copies are made")
 		}
 	}
 }
 
-// missing says what a target lacks. Its requests are answered 503.
-func (a *analysis) missing(r translate.Resolved) {
+// missing says what a target lacks, and what comes of it.
+func (a *analysis) missing(r translate.Resolved, effect string) {
 	code, fix := mesh.CodeNoDestination, ""
 	switch r.Missing {
 	case translate.MissingService:
@@ -128,7 +134,7 @@ func (a *analysis) missing(r translate.Resolved) {
 			fix += "; there are " + strings.Join(names, ", ")
 		}
 	}
-	a.warn(code, r.Target.Origin, fix, "%s: requests for it are answered 503", r.Problem)
+	a.warn(code, r.Target.Origin, fix, "%s: %s", r.Problem, effect)
 }
 
 func numbersOf(ports []mesh.Port) string {

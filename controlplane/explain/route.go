@@ -9,6 +9,7 @@ import (
 
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	tcpproxyv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
+	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 
 	"isthmus.dev/isthmus/mesh"
 )
@@ -134,7 +135,7 @@ func actionOf(r *routev3.Route) (out []target, decision string, err error) {
 	case *routev3.Route_Route:
 		switch c := a.Route.GetClusterSpecifier().(type) {
 		case *routev3.RouteAction_Cluster:
-			return []target{{cluster: c.Cluster, share: 1, http: true}}, "", nil
+			return []target{{cluster: c.Cluster, share: 1, http: true}}, copies(a.Route), nil
 		case *routev3.RouteAction_WeightedClusters:
 			total := 0.0
 			for _, w := range c.WeightedClusters.GetClusters() {
@@ -148,7 +149,7 @@ func actionOf(r *routev3.Route) (out []target, decision string, err error) {
 					out = append(out, target{cluster: w.GetName(), share: weight / total, http: true})
 				}
 			}
-			return out, "", nil
+			return out, copies(a.Route), nil
 		}
 	case *routev3.Route_DirectResponse:
 		decision = fmt.Sprintf("the sidecar answers %d itself", a.DirectResponse.GetStatus())
@@ -164,6 +165,25 @@ func actionOf(r *routev3.Route) (out []target, decision string, err error) {
 		return []target{{share: 1, problem: decision}}, decision, nil
 	}
 	return nil, "", unknown("the action of route "+r.GetName(), r.GetAction())
+}
+
+// copies says where copies of the requests go; nobody waits for what answers them.
+func copies(a *routev3.RouteAction) string {
+	var out []string
+	for _, m := range a.GetRequestMirrorPolicies() {
+		part := m.GetRuntimeFraction().GetDefaultValue()
+		share := float64(part.GetNumerator())
+		switch part.GetDenominator() {
+		case typev3.FractionalPercent_MILLION:
+			share /= 1_000_000
+		case typev3.FractionalPercent_TEN_THOUSAND:
+			share /= 10_000
+		default:
+			share /= 100
+		}
+		out = append(out, fmt.Sprintf("copies of %s go to %s", percent(share), target{cluster: m.GetCluster()}))
+	}
+	return strings.Join(out, ", ")
 }
 
 // routeTCP follows a TCP proxy.

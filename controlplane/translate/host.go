@@ -149,6 +149,9 @@ func (h *Host) Targets() map[mesh.Host]bool {
 			for j := range t.HTTP[i].Targets {
 				out[t.HTTP[i].Targets[j].Host] = true
 			}
+			for j := range t.HTTP[i].Mirrors {
+				out[t.HTTP[i].Mirrors[j].Host] = true
+			}
 		}
 		for i := range t.TCP {
 			for j := range t.TCP[i].Targets {

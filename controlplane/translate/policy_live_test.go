@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"sync"
 	"testing"
+	"time"
 
 	"isthmus.dev/isthmus/controlplane/allocate"
 	. "isthmus.dev/isthmus/controlplane/translate"
@@ -79,5 +80,36 @@ spec: {host: reviews, trafficPolicy: {outlierDetection: {consecutive5xxErrors: 3
 	}
 	if by, failed, _ := l.load(web, "GET", 20); len(failed) > 0 {
 		t.Errorf("after 20 bad requests: answered by %v, failed %.300q; want 20 of 20 answered", by, failed)
+	}
+}
+
+// TestMirror: copies go where a rule says, their answers to nobody; a mirror that is not there costs the request nothing.
+func TestMirror(t *testing.T) {
+	l, web := ruled(t, 1, `
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: r}
+spec:
+  hosts: [reviews]
+  http:
+  - route: [{destination: {host: reviews}}]
+    mirrors:
+    - {destination: {host: payroll}}
+    - {destination: {host: payroll, subset: none}}
+    - {destination: {host: nowhere}}
+    - {destination: {host: payroll, port: {number: 8080}}, percentage: {value: 0}}
+`)
+	by, failed, _ := l.load(web, "GET", 50)
+	if len(failed) > 0 || by["east-0"] != 50 {
+		t.Fatalf("50 requests: answered by %v, failed %.300q", by, failed)
+	}
+	copies := 0
+	for start := time.Now(); copies < 50 && time.Since(start) < 10*time.Second; time.Sleep(10 * time.Millisecond) {
+		l.mu.Lock()
+		copies = l.hits["east-0"] - 50 // both services are the same application
+		l.mu.Unlock()
+	}
+	if copies != 50 {
+		t.Errorf("%d copies of 50 requests", copies)
 	}
 }

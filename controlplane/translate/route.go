@@ -42,7 +42,10 @@ var (
 	route       = struct{ name, match, action, answer fieldNumber }{
 		number(&routev3.Route{}, "name"), number(&routev3.Route{}, "match"), number(&routev3.Route{}, "route"), number(&routev3.Route{}, "direct_response"),
 	}
-	action   = struct{ cluster, weighted fieldNumber }{number(&routev3.RouteAction{}, "cluster"), number(&routev3.RouteAction{}, "weighted_clusters")}
+	action = struct{ cluster, weighted, mirror fieldNumber }{
+		number(&routev3.RouteAction{}, "cluster"), number(&routev3.RouteAction{}, "weighted_clusters"), number(&routev3.RouteAction{}, "request_mirror_policies"),
+	}
+	mirrorTo = number(&routev3.RouteAction_RequestMirrorPolicy{}, "cluster")
 	weighted = number(&routev3.WeightedCluster{}, "clusters")
 	share    = struct{ name, weight fieldNumber }{
 		number(&routev3.WeightedCluster_ClusterWeight{}, "name"), number(&routev3.WeightedCluster_ClusterWeight{}, "weight"),
@@ -81,6 +84,8 @@ type Linked struct {
 	// Targets are the Envoy clusters; Problem says why there are none.
 	Targets []Resolved
 	Problem string
+	// Mirrors get copies; one that there is not gets none.
+	Mirrors []Resolved
 }
 
 // Link makes the routes of a port: for each match of each rule one for methods that may be repeated, then one for all
@@ -93,7 +98,18 @@ func Link(h *Host, p mesh.Port, rules rule.Effective, find Lookup) []Linked {
 	var out []Linked
 	for i := range t.HTTP {
 		r := &t.HTTP[i]
+		first := len(out)
 		out = linkRule(r, p, ResolveAll(h, p, r.Targets, rules, find), out)
+		if len(r.Mirrors) == 0 {
+			continue
+		}
+		mirrors := make([]Resolved, len(r.Mirrors))
+		for k := range r.Mirrors {
+			mirrors[k] = Resolve(h, p, &r.Mirrors[k].Target, rules, find)
+		}
+		for k := range out[first:] {
+			out[first+k].Mirrors = mirrors
+		}
 	}
 	return out
 }
@@ -161,6 +177,14 @@ func (r *Linked) write(l *linker) {
 			l.close(one)
 		}
 		l.close(among)
+	}
+	for i := range r.Mirrors {
+		if r.Mirrors[i].Problem == "" {
+			copies := l.open(action.mirror)
+			l.text(mirrorTo, r.Mirrors[i].Cluster)
+			l.fragment(r.Rule.Mirrors[i].Part)
+			l.close(copies)
+		}
 	}
 	l.close(inside)
 }

@@ -144,6 +144,8 @@ func predictions(t *testing.T, d *demo) {
 		{"a dead cluster", "", "", []string{"east/eu-a", "east/eu-b"}, "east/eu-a", ratings, nil, ""},
 		{"kept at home, home being dead in a zone", "east", routing(ratings, "[{route: [{destination: {host: ratings}}]}]"), []string{"east/eu-a"}, "east/eu-a", ratings, nil, "VirtualService shop/predicted"},
 		{"all localities alike", "east", policy(ratings, "{loadBalancer: {localityLbSetting: {enabled: false}}}"), nil, "east/eu-a", ratings, nil, ""},
+		{"a mirror changes nothing of who answers", "east", routing(setHost, "[{route: [{destination: {host: "+setHost+"}}], mirror: {host: ratings}, mirrorPercentage: {value: 50}}]"), nil,
+			"east", setHost, nil, "VirtualService shop/predicted"},
 		{"gRPC over clusters", "east", fmt.Sprintf(places, "inventory") + routing("inventory.shop.svc.clusterset.local", "["+weights("inventory.shop.svc.clusterset.local", "west", 60, "north", 40)+"]"), nil,
 			"east", "inventory.shop.svc.clusterset.local", []string{"--protocol", "grpc"}, "VirtualService shop/predicted"},
 		{"TCP", "", "", nil, "east", "ledger.shop.svc.clusterset.local", []string{"--protocol", "tcp"}, ""},
