@@ -9,6 +9,7 @@ import (
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	faultv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/fault/v3"
 	httpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/protobuf/proto"
@@ -217,6 +218,49 @@ func TestFailover(t *testing.T) {
 		}
 		if !slices.Equal(got, wrong) {
 			t.Errorf("%s: errors at %q, want %q: %v", failover, got, wrong, findings)
+		}
+	}
+}
+
+// TestFaults: what is delayed and aborted, and what cannot be.
+func TestFaults(t *testing.T) {
+	for fault, want := range map[string]string{
+		`{delay: {percentage: {value: 10}, fixedDelay: 5s}, abort: {percentage: {value: 5}, httpStatus: 500}}`: `delay 100000 5s, abort 50000 500 0`,
+		`{delay: {percent: 50, fixedDelay: 10ms}}`:                                                             `delay 500000 10ms`,
+		`{delay: {percent: 50, percentage: {value: 0.5}, fixedDelay: 1s}}`:                                     `delay 5000 1s`,
+		`{delay: {fixedDelay: 1s}}`:                                                                            `delay 0 1s`,
+		`{abort: {percentage: {value: 100}, grpcStatus: UNAVAILABLE}}`:                                         `abort 1000000 0 14`,
+		`{abort: {httpStatus: 503}}`:                                                                           `abort 0 503 0`,
+		`{}`:                                                                                                   "error",
+		`{delay: {percentage: {value: 1}}}`:                                                                    "error",
+		`{abort: {percentage: {value: 1}}}`:                                                                    "error",
+		`{abort: {percentage: {value: 101}, httpStatus: 500}}`:                                                 "error",
+		`{abort: {percentage: {value: 1}, httpStatus: 99}}`:                                                    "error",
+		`{abort: {percentage: {value: 1}, grpcStatus: NONE}}`:                                                  "error",
+	} {
+		objects, findings := Decode([]File{{Name: "r.yaml", Data: []byte("apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: r}\n" +
+			"spec: {hosts: [a], http: [{fault: " + fault + ", route: [{destination: {host: a}}]}]}\n")}}, "")
+		got := "error"
+		if !HasError(findings) {
+			var parts []string
+			route, config := &routev3.Route{}, &faultv3.HTTPFault{}
+			filters := objects[0].Value.(*rule.Object).Traffic.HTTP[0].Filters
+			if err := proto.Unmarshal(filters[0].Route, route); err != nil {
+				t.Fatal(err)
+			}
+			if err := route.TypedPerFilterConfig[faultFilter].UnmarshalTo(config); err != nil {
+				t.Fatal(err)
+			}
+			if d := config.Delay; d != nil {
+				parts = append(parts, fmt.Sprintf("delay %d %v", d.Percentage.Numerator, d.GetFixedDelay().AsDuration()))
+			}
+			if a := config.Abort; a != nil {
+				parts = append(parts, fmt.Sprintf("abort %d %d %d", a.Percentage.Numerator, a.GetHttpStatus(), a.GetGrpcStatus()))
+			}
+			got = strings.Join(parts, ", ")
+		}
+		if got != want {
+			t.Errorf("%s: %s, want %s: %v", fault, got, want, findings)
 		}
 	}
 }

@@ -73,7 +73,7 @@ var virtualServiceFields = fieldTable([]field{
 	{path: "spec.tcp.route.destination.subset", standard: "all endpoints", producer: allow, test: "translate testdata/rules.txtar"},
 	{path: "spec.tcp.route.destination.port.number", standard: "the port that was called, or the only one", producer: allow, test: "translate testdata/targets.txtar"},
 	{path: "spec.tcp.route.weight", standard: "1 for a single destination", producer: allow, test: "translate testdata/rules.txtar"},
-})
+}, faultFields)
 
 // lowerVirtualService makes the routing of one VirtualService.
 func lowerVirtualService(m *maker, spec *istio.VirtualService) *rule.Object {
@@ -133,6 +133,9 @@ func (m *maker) httpRoute(r *istio.HTTPRoute, i int) rule.HTTP {
 	}
 	m.checkWeights(weights, at("route"))
 	out.Mirrors = m.mirrors(r, at)
+	if f := m.fault(r.Fault, at("fault")); f != nil {
+		out.Filters = append(out.Filters, *f)
+	}
 	idempotent, other := resilience.Policies(m.retries(r.Retries, at("retries")))
 	timeout := m.duration(r.Timeout, at("timeout")...)
 	if out.Other = action(timeout, other); idempotent != other {
@@ -172,16 +175,19 @@ func (m *maker) mirrors(r *istio.HTTPRoute, at func(...any) []any) []rule.Mirror
 }
 
 func (m *maker) mirror(d *istio.Destination, percent float64, at, atPercent []any) rule.Mirror {
+	return rule.Mirror{Target: m.target(d, 0, at), Part: rule.Encode(&routev3.RouteAction_RequestMirrorPolicy{
+		RuntimeFraction: &corev3.RuntimeFractionalPercent{DefaultValue: m.partOf(percent, atPercent)},
+	})}
+}
+
+// partOf is a percentage as Envoy has it.
+func (m *maker) partOf(percent float64, at []any) *typev3.FractionalPercent {
 	const million = 1_000_000
 	if !(percent >= 0 && percent <= 100) {
-		m.invalid(atPercent, "%v is not a percentage", percent)
+		m.invalid(at, "%v is not a percentage", percent)
 		percent = 0
 	}
-	return rule.Mirror{Target: m.target(d, 0, at), Part: rule.Encode(&routev3.RouteAction_RequestMirrorPolicy{
-		RuntimeFraction: &corev3.RuntimeFractionalPercent{DefaultValue: &typev3.FractionalPercent{
-			Numerator: uint32(math.Round(percent * million / 100)), Denominator: typev3.FractionalPercent_MILLION,
-		}},
-	})}
+	return &typev3.FractionalPercent{Numerator: uint32(math.Round(percent * million / 100)), Denominator: typev3.FractionalPercent_MILLION}
 }
 
 // checkWeights refuses destinations that share nothing.

@@ -78,6 +78,8 @@ type HTTP struct {
 	Targets []Target
 	// Mirrors get copies of requests, whose answers nobody waits for.
 	Mirrors []Mirror
+	// Filters are what the rule asks of HTTP filters.
+	Filters []Filter
 }
 
 // Mirror is a target that gets copies.

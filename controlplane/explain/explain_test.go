@@ -232,6 +232,22 @@ spec: {hosts: [reviews.shop.svc.clusterset.local], http: [{route: [{destination:
 	}
 }
 
+// TestFault: calls that a rule aborts get to nobody.
+func TestFault(t *testing.T) {
+	a := ask(t, east(t).Apply(applied(t, `
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: f}
+spec: {hosts: [ratings], http: [{fault: {abort: {percentage: {value: 25}, httpStatus: 503}, delay: {percentage: {value: 10}, fixedDelay: 5s}}, mirror: {host: ratings}, route: [{destination: {host: ratings}}]}]}
+`)...), explain.Call{From: "caller-eu-a.shop", Host: "ratings"})
+	if diff := cmp.Diff(map[string]int{"": 25, "east eu-a": 75}, byCluster(a)); diff != "" || a.Verdict != explain.Forwarded {
+		t.Errorf("%s, -want +got\n%s", a.Verdict, diff)
+	}
+	if got := step(t, a, explain.Rule).Reason; !strings.Contains(got, "10 % wait 5s, 25 % are aborted with HTTP 503") || !strings.Contains(got, "copies of 100 % go to ratings") {
+		t.Errorf("the rule says %q", got)
+	}
+}
+
 // TestParts: a host whose producers do not say the same of connections is one order of priorities all the same.
 func TestParts(t *testing.T) {
 	limited := remote("west", slot(0, "us-a", "v1", 1)).(mesh.SetRemote)

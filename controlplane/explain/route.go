@@ -8,8 +8,8 @@ import (
 	"strings"
 
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	faultv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/fault/v3"
 	tcpproxyv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
-	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 
 	"isthmus.dev/isthmus/mesh"
 )
@@ -85,12 +85,23 @@ func (q *question) route(f *flow) ([]target, error) {
 		if err != nil {
 			return nil, err
 		}
+		aborted, fault, err := faultOf(m.route)
+		if err != nil {
+			return nil, err
+		}
+		if fault != "" {
+			decision = strings.TrimPrefix(decision+"; "+fault, "; ")
+		}
 		q.step(Rule, routeOrigin(linked, m.index), slices.Concat(rejected, lost), "route "+m.route.GetName(), reasonOf(m, decision))
 		rejected, lost = nil, nil
 		got += m.share
+		if aborted > 0 {
+			out = append(out, target{share: aborted * m.share, problem: "aborted by the fault of the rule"})
+		}
 		for _, t := range some {
-			t.share *= m.share
-			out = append(out, t)
+			if t.share *= m.share * (1 - aborted); t.share > 0 {
+				out = append(out, t)
+			}
 		}
 	}
 	if got < 1 {
@@ -171,19 +182,37 @@ func actionOf(r *routev3.Route) (out []target, decision string, err error) {
 func copies(a *routev3.RouteAction) string {
 	var out []string
 	for _, m := range a.GetRequestMirrorPolicies() {
-		part := m.GetRuntimeFraction().GetDefaultValue()
-		share := float64(part.GetNumerator())
-		switch part.GetDenominator() {
-		case typev3.FractionalPercent_MILLION:
-			share /= 1_000_000
-		case typev3.FractionalPercent_TEN_THOUSAND:
-			share /= 10_000
-		default:
-			share /= 100
-		}
-		out = append(out, fmt.Sprintf("copies of %s go to %s", percent(share), target{cluster: m.GetCluster()}))
+		out = append(out, fmt.Sprintf("copies of %s go to %s", percent(fractionOf(m.GetRuntimeFraction().GetDefaultValue())), target{cluster: m.GetCluster()}))
 	}
 	return strings.Join(out, ", ")
+}
+
+// faultFilter is the filter that fails requests on purpose.
+const faultFilter = "envoy.filters.http.fault"
+
+// faultOf gives the part of the requests of a route that is aborted, and says what else a fault does with them.
+func faultOf(r *routev3.Route) (aborted float64, decision string, err error) {
+	a := r.GetTypedPerFilterConfig()[faultFilter]
+	if a == nil {
+		return 0, "", nil
+	}
+	f, err := decode[*faultv3.HTTPFault](a)
+	if err != nil {
+		return 0, "", err
+	}
+	var out []string
+	if d := f.GetDelay(); d != nil {
+		out = append(out, fmt.Sprintf("%s wait %s", percent(fractionOf(d.GetPercentage())), d.GetFixedDelay().AsDuration()))
+	}
+	if a := f.GetAbort(); a != nil {
+		aborted = fractionOf(a.GetPercentage())
+		what := fmt.Sprintf("HTTP %d", a.GetHttpStatus())
+		if _, grpc := a.GetErrorType().(*faultv3.FaultAbort_GrpcStatus); grpc {
+			what = fmt.Sprintf("gRPC status %d", a.GetGrpcStatus())
+		}
+		out = append(out, fmt.Sprintf("%s are aborted with %s", percent(aborted), what))
+	}
+	return aborted, strings.Join(out, ", "), nil
 }
 
 // routeTCP follows a TCP proxy.

@@ -172,12 +172,12 @@ func inboundHTTP(p *appPort) []*listenerv3.Filter {
 		marked(flagged("UC"), resilience.CutHeader),       // the connection ended under the request
 		marked(refused(), resilience.UnreachedHeader),     // the caller does not know yet what is exported to it: others may serve it
 	}}
-	m.HttpFilters = []*hcmv3.HttpFilter{
-		httpFilter(setStateFilter, &httpstatev3.Config{OnRequestHeaders: setPeer()}),
+	m.HttpFilters = chain(
+		rule.Filter{Place: rule.PeerPlace, HTTP: httpFilter(setStateFilter, &httpstatev3.Config{OnRequestHeaders: setPeer()})},
 		// Without a policy of the route nobody is admitted.
-		httpFilter(rbacFilter, &httprbacv3.RBAC{Rules: &rbacconfigv3.RBAC{Action: rbacconfigv3.RBAC_ALLOW}}),
-		router(),
-	}
+		rule.Filter{Place: rule.AuthorizationPlace, HTTP: httpFilter(rbacFilter, &httprbacv3.RBAC{Rules: &rbacconfigv3.RBAC{Action: rbacconfigv3.RBAC_ALLOW}})},
+		rule.Filter{Place: rule.RouterPlace, HTTP: router()},
+	)
 	return []*listenerv3.Filter{filter("envoy.filters.network.http_connection_manager", m)}
 }
 

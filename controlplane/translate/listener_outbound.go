@@ -59,12 +59,12 @@ func catchAll() *listenerv3.Listener {
 }
 
 // Listener is that of one virtual address and port. Nothing is sniffed, so a server may speak first. It changes only when
-// the protocol does, or a rule for TCP: routes come by RDS.
+// the protocol does, a rule for TCP, or which filters rules ask for: routes come by RDS.
 func Listener(h *Host, p mesh.Port, rules rule.Effective, find Lookup) xds.Resource {
 	name := ListenerName(h.VIP, p.Number)
 	f := filter("envoy.filters.network.tcp_proxy", outboundTCP(h, p, rules, find))
 	if p.Protocol.IsHTTP() {
-		f = filter("envoy.filters.network.http_connection_manager", outboundHTTP(h, p))
+		f = filter("envoy.filters.network.http_connection_manager", outboundHTTP(h, p, rules.Traffic))
 	}
 	return resource(name, &listenerv3.Listener{
 		Name:             name,
@@ -77,11 +77,11 @@ func Listener(h *Host, p mesh.Port, rules rule.Effective, find Lookup) xds.Resou
 	})
 }
 
-func outboundHTTP(h *Host, p mesh.Port) *hcmv3.HttpConnectionManager {
+func outboundHTTP(h *Host, p mesh.Port, t *rule.Traffic) *hcmv3.HttpConnectionManager {
 	m := connectionManager(mesh.StatName(p.Number, "", h.Name), RouteName(h.Name, p.Number))
 	m.HttpProtocolOptions.DefaultHostForHttp_10 = hostHeader(h.Name, p.Number)
 	m.EarlyHeaderMutationExtensions = sanitize(fromApplication())
-	m.HttpFilters = []*hcmv3.HttpFilter{router()}
+	m.HttpFilters = chain(append(filtersOf(t), rule.Filter{Place: rule.RouterPlace, HTTP: router()})...)
 	return m
 }
 

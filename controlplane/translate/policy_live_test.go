@@ -113,3 +113,40 @@ spec:
 		t.Errorf("%d copies of 50 requests", copies)
 	}
 }
+
+// TestFault: requests that a rule aborts reach nobody, those that it delays wait, others are as ever.
+func TestFault(t *testing.T) {
+	l, web := ruled(t, 1, `
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: r}
+spec:
+  hosts: [reviews]
+  http:
+  - match: [{uri: {prefix: /aborted}}]
+    fault: {abort: {percentage: {value: 100}, httpStatus: 418}}
+    route: [{destination: {host: reviews}}]
+  - match: [{uri: {prefix: /late}}]
+    fault: {delay: {percentage: {value: 100}, fixedDelay: 0.4s}}
+    route: [{destination: {host: reviews}}]
+  - route: [{destination: {host: reviews}}]
+`)
+	for path, want := range map[string]struct {
+		status int
+		least  time.Duration
+		hits   int
+	}{"/aborted": {418, 0, 0}, "/late": {200, 400 * time.Millisecond, 1}, "/other": {200, 0, 1}} {
+		l.mu.Lock()
+		before := total(l.hits)
+		l.mu.Unlock()
+		start := time.Now()
+		status, _ := l.once(web, "GET", path)
+		took := time.Since(start)
+		l.mu.Lock()
+		hits := total(l.hits) - before
+		l.mu.Unlock()
+		if status != want.status || took < want.least || hits != want.hits {
+			t.Errorf("%s: status %d after %v, seen %d times; want %d after %v or more, seen %d times", path, status, took, hits, want.status, want.least, want.hits)
+		}
+	}
+}

@@ -157,6 +157,9 @@ func (r *Linked) write(l *linker) {
 		return
 	}
 	l.text(route.name, r.Rule.Name)
+	for i := range r.Rule.Filters {
+		l.fragment(r.Rule.Filters[i].Route)
+	}
 	does := r.Rule.Other
 	if r.Idempotent {
 		does = r.Rule.Idempotent
