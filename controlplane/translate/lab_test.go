@@ -26,10 +26,12 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	grpcmeta "google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
 
 	"isthmus.dev/isthmus/mesh"
 	"isthmus.dev/isthmus/rule/resilience"
@@ -45,7 +47,8 @@ type lab struct {
 	members []mesh.Member
 	dir     string
 	mu      sync.Mutex
-	hits    map[string]int // requests each application saw
+	hits    map[string]int  // requests each application saw
+	seen    map[string]bool // which of those that fail once came before
 	proxies map[string]*running
 }
 
@@ -75,7 +78,7 @@ func (r *running) stat(t *testing.T, part string) (sum int) {
 }
 
 func newLab(t *testing.T) *lab {
-	l := &lab{t: t, ca: newAuthority(t), dir: t.TempDir(), hits: map[string]int{}, proxies: map[string]*running{}}
+	l := &lab{t: t, ca: newAuthority(t), dir: t.TempDir(), hits: map[string]int{}, seen: map[string]bool{}, proxies: map[string]*running{}}
 	for _, m := range []struct{ name, region string }{{"east", "eu"}, {"west", "us"}, {"north", "eu"}} {
 		l.members = append(l.members, mesh.Member{
 			Name: mesh.ClusterName(m.name), Region: m.region, Namespaces: []string{"shop"}, Authority: m.name == "east",
@@ -384,7 +387,10 @@ func (l *lab) httpApp(name string) (addr string, stop func()) {
 			w.Header().Set(resilience.UnreachedHeader, "1")
 			w.WriteHeader(500)
 		}
-		if r.URL.Query().Get("status") == "503" {
+		if r.URL.Query().Get("limited") != "" {
+			w.Header().Set(resilience.RefusedHeader, "1")
+		}
+		if id := r.URL.Query().Get("once"); r.URL.Query().Get("status") == "503" || id != "" && l.first(id) {
 			w.WriteHeader(503)
 		}
 		_ = json.NewEncoder(w).Encode(answer{Instance: name, XFCC: r.Header.Get("X-Forwarded-Client-Cert"), Method: r.Method})
@@ -393,6 +399,15 @@ func (l *lab) httpApp(name string) (addr string, stop func()) {
 	stop = func() { _ = srv.Close() }
 	l.t.Cleanup(stop)
 	return ln.Addr().String(), stop
+}
+
+// first tells whether no application was asked for this before.
+func (l *lab) first(id string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	before := l.seen[id]
+	l.seen[id] = true
+	return !before
 }
 
 func (l *lab) tcpApp(name string) (addr string, stop func()) {
@@ -428,6 +443,12 @@ func (l *lab) grpcApp(name string) (addr string, stop func()) {
 		l.t.Fatal(err)
 	}
 	srv := grpc.NewServer(grpc.UnaryInterceptor(func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+		if md, _ := grpcmeta.FromIncomingContext(ctx); len(md.Get("fail")) > 0 {
+			l.mu.Lock()
+			l.hits[name]++
+			l.mu.Unlock()
+			return nil, status.Error(codes.Unavailable, "told to fail")
+		}
 		_ = grpc.SetHeader(ctx, grpcmeta.Pairs("instance", name))
 		return next(ctx, req)
 	}))

@@ -2,11 +2,13 @@ package translate
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	routerv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/router/v3"
+	codecv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/upstream_codec/v3"
 	originaldstv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/original_dst/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	tcpproxyv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
@@ -14,6 +16,7 @@ import (
 
 	"isthmus.dev/isthmus/mesh"
 	"isthmus.dev/isthmus/rule"
+	"isthmus.dev/isthmus/rule/resilience"
 	"isthmus.dev/isthmus/xds"
 )
 
@@ -62,7 +65,7 @@ func Listener(h *Host, p mesh.Port, rules rule.Effective, find Lookup) xds.Resou
 	name := ListenerName(h.VIP, p.Number)
 	f := filter("envoy.filters.network.tcp_proxy", outboundTCP(h, p, rules, find))
 	if p.Protocol.IsHTTP() {
-		f = filter("envoy.filters.network.http_connection_manager", outboundHTTP(h, p))
+		f = filter("envoy.filters.network.http_connection_manager", outboundHTTP(h, p, rules))
 	}
 	return resource(name, &listenerv3.Listener{
 		Name:             name,
@@ -75,10 +78,20 @@ func Listener(h *Host, p mesh.Port, rules rule.Effective, find Lookup) xds.Resou
 	})
 }
 
-func outboundHTTP(h *Host, p mesh.Port) *hcmv3.HttpConnectionManager {
+func outboundHTTP(h *Host, p mesh.Port, rules rule.Effective) *hcmv3.HttpConnectionManager {
 	m := connectionManager(mesh.StatName(p.Number, "", h.Name), RouteName(h.Name, p.Number))
 	m.HttpFilters = []*hcmv3.HttpFilter{router()}
+	if retriesAnswers(p, rules) {
+		m.HttpFilters = []*hcmv3.HttpFilter{budgetedRouter}
+	}
 	return m
+}
+
+// retriesAnswers tells whether a route of the port asks for retries of what an application answered.
+func retriesAnswers(p mesh.Port, rules rule.Effective) bool {
+	return rules.Traffic != nil && slices.ContainsFunc(rules.Traffic.HTTP, func(r rule.HTTP) bool {
+		return r.Answers != nil && slices.ContainsFunc(r.Matches, func(m rule.Match) bool { return m.Port == 0 || m.Port == p.Number })
+	})
 }
 
 // connectionManager has the settings both directions share; routes come by RDS.
@@ -97,6 +110,15 @@ func connectionManager(stat, routes string) *hcmv3.HttpConnectionManager {
 		UpgradeConfigs:             []*hcmv3.HttpConnectionManager_UpgradeConfig{{UpgradeType: "websocket"}},
 	}
 }
+
+// budgetedRouter is the router where a rule asks for retries of answers: what looks at every try is its own filter.
+var budgetedRouter = httpFilter("envoy.filters.http.router", &routerv3.Router{
+	SuppressEnvoyHeaders: true,
+	UpstreamHttpFilters: []*hcmv3.HttpFilter{
+		httpFilter(resilience.BudgetName, resilience.Budget()),
+		httpFilter("envoy.filters.http.upstream_codec", &codecv3.UpstreamCodec{}),
+	},
+})
 
 func router() *hcmv3.HttpFilter {
 	return httpFilter("envoy.filters.http.router", &routerv3.Router{SuppressEnvoyHeaders: true})

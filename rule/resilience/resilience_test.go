@@ -1,6 +1,7 @@
 package resilience
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -59,6 +60,8 @@ func TestPolicies(t *testing.T) {
 			[]any{unsent + ",reset,unavailable,cancelled", uint32(2), time.Second, []uint32(nil), both}, []any{unsent + ",unavailable,cancelled", uint32(2), time.Second, []uint32(nil), one}},
 		{"a rule's conditions are for every method, and are all", &Retries{Attempts: 3, On: "gateway-error, 409"},
 			[]any{"gateway-error,retriable-status-codes", uint32(3), time.Duration(0), []uint32{409}, one}, []any{"gateway-error,retriable-status-codes", uint32(3), time.Duration(0), []uint32{409}, one}},
+		{"what a server limited is retried by the budget's mark, which alone can also refuse it", &Retries{Attempts: 1, On: "5xx,envoy-ratelimited"},
+			[]any{"5xx,retriable-headers", uint32(1), time.Duration(0), []uint32(nil), one}, []any{"5xx,retriable-headers", uint32(1), time.Duration(0), []uint32(nil), one}},
 		{"status codes without a code are 503", &Retries{Attempts: 1, On: "retriable-status-codes"},
 			[]any{"retriable-status-codes", uint32(1), time.Duration(0), []uint32{503}, one}, []any{"retriable-status-codes", uint32(1), time.Duration(0), []uint32{503}, one}},
 	} {
@@ -68,6 +71,37 @@ func TestPolicies(t *testing.T) {
 		}
 		if same := idempotent == other; same != (c.rule != nil && (c.rule.On != "" || c.rule.Attempts == 0)) {
 			t.Errorf("%s: one policy for all methods: %v", c.reason, same)
+		}
+	}
+}
+
+func TestBudgetContext(t *testing.T) {
+	for _, c := range []struct {
+		reason         string
+		rule           *Retries
+		asked, limited bool
+	}{
+		{"no answer is retried unasked", nil, false, false},
+		{"0 attempts are none", &Retries{On: "5xx"}, false, false},
+		{"the API's default has answers of gRPC", &Retries{Attempts: 2}, true, false},
+		{"a status class", &Retries{Attempts: 2, On: "reset, 5xx"}, true, false},
+		{"a status code", &Retries{Attempts: 2, On: "reset,409"}, true, false},
+		{"connections alone", &Retries{Attempts: 2, On: "connect-failure,refused-stream,reset"}, false, false},
+		{"what a server limited", &Retries{Attempts: 2, On: "envoy-ratelimited"}, true, true},
+	} {
+		got := BudgetContext(c.rule)
+		if asked, limited := got != nil, got.GetFields()["limited"].GetBoolValue(); asked != c.asked || limited != c.limited {
+			t.Errorf("%s: BudgetContext(%+v) = %v, want asked %v, limited %v", c.reason, c.rule, got, c.asked, c.limited)
+		}
+	}
+}
+
+// TestConditionsAreAnswersOrNot: a condition that nobody sorted would be retried without a budget.
+func TestConditionsAreAnswersOrNot(t *testing.T) {
+	connections := []string{"reset", "reset-before-request", "connect-failure", "refused-stream", "retriable-headers", "http3-post-connect-failure"}
+	for _, c := range Conditions() {
+		if slices.Contains(answers, c) == slices.Contains(connections, c) {
+			t.Errorf("condition %q is to be of answers or of connections", c)
 		}
 	}
 }

@@ -1,0 +1,76 @@
+package resilience
+
+import (
+	_ "embed"
+	"fmt"
+	"slices"
+	"strconv"
+	"time"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	luav3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/lua/v3"
+	"google.golang.org/protobuf/types/known/structpb"
+)
+
+// Retries of what an application answered, where a rule asks for them, are a share of the requests it answered: an
+// application that fails everything is not asked four times as much. Retries of failed connections are never counted. A
+// sidecar counts for each Envoy cluster and each of its worker threads.
+const (
+	// BudgetPercent is their share of the requests answered in the last BudgetInterval. A retry is counted when it begins,
+	// up to longRetryPause after it was granted: one percent of the 20 is for those granted meanwhile.
+	BudgetPercent = 19
+	// BudgetInterval is a number of whole seconds.
+	BudgetInterval = 10 * time.Second
+	// BudgetLeast retries in that interval are granted however few requests there are, so that a rule also acts on a
+	// service that is hardly called. More would let many quiet callers together ask an application too often.
+	BudgetLeast = 5
+)
+
+// RefusedHeader marks an answer that is not retried, whatever the conditions: Envoy's own word for it, if the policy does
+// not name envoy-ratelimited. Routes strip it.
+const RefusedHeader = "x-envoy-ratelimited"
+
+// ratelimited is the condition that RefusedHeader would fulfil. The budget stands in for it.
+const ratelimited = "envoy-ratelimited"
+
+// answers are the conditions that an application's answer fulfils.
+var answers = []string{
+	"5xx", "gateway-error", "retriable-4xx", "retriable-status-codes", ratelimited,
+	"cancelled", "deadline-exceeded", "internal", "resource-exhausted", "unavailable",
+}
+
+//go:embed budget.lua
+var budgetScript string
+
+// BudgetName is the name of the filter of [Budget], under which routes give it their part.
+const BudgetName = "isthmus.retries"
+
+// Budget is the filter that sees every try of a request and keeps retries of answers within their share. It does so for
+// routes that give it a [BudgetContext] and the name of their Envoy cluster as "cluster" in it. All listeners of a proxy
+// share one state, so that a cluster has one budget whatever routes lead to it.
+func Budget() *luav3.Lua {
+	settings := fmt.Sprintf("local SECONDS, PERCENT, LEAST = %d, %d, %d\nlocal UNREACHED, CUT, REFUSED = %q, %q, %q\n",
+		BudgetInterval/time.Second, BudgetPercent, BudgetLeast, UnreachedHeader, CutHeader, RefusedHeader)
+	return &luav3.Lua{
+		DefaultSourceCode: &corev3.DataSource{Specifier: &corev3.DataSource_InlineString{InlineString: settings + budgetScript}},
+		SharedVmId:        BudgetName,
+	}
+}
+
+// BudgetContext is what the filter has to know of a route whose rule says r, but for its cluster; nil if the rule asks for
+// no retries of answers.
+func BudgetContext(r *Retries) *structpb.Struct {
+	if r == nil || r.Attempts == 0 {
+		return nil
+	}
+	asked, limited := false, false
+	for _, c := range r.conditions() {
+		_, err := strconv.Atoi(c)
+		asked = asked || err == nil || slices.Contains(answers, c)
+		limited = limited || c == ratelimited
+	}
+	if !asked {
+		return nil
+	}
+	return &structpb.Struct{Fields: map[string]*structpb.Value{"limited": structpb.NewBoolValue(limited)}}
+}
