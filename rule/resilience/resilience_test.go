@@ -1,6 +1,7 @@
 package resilience
 
 import (
+	"maps"
 	"slices"
 	"testing"
 	"time"
@@ -77,21 +78,22 @@ func TestPolicies(t *testing.T) {
 
 func TestBudgetContext(t *testing.T) {
 	for _, c := range []struct {
-		reason         string
-		rule           *Retries
-		asked, limited bool
+		reason string
+		rule   *Retries
+		want   []string
 	}{
-		{"no answer is retried unasked", nil, false, false},
-		{"0 attempts are none", &Retries{On: "5xx"}, false, false},
-		{"the API's default has answers of gRPC", &Retries{Attempts: 2}, true, false},
-		{"a status class", &Retries{Attempts: 2, On: "reset, 5xx"}, true, false},
-		{"a status code", &Retries{Attempts: 2, On: "reset,409"}, true, false},
-		{"connections alone", &Retries{Attempts: 2, On: "connect-failure,refused-stream,reset"}, false, false},
-		{"what a server limited", &Retries{Attempts: 2, On: "envoy-ratelimited"}, true, true},
+		{"no answer is retried unasked", nil, nil},
+		{"0 attempts are none", &Retries{On: "5xx"}, nil},
+		{"the API's default has answers of gRPC", &Retries{Attempts: 2}, []string{"attempts", "grpc 1", "grpc 14"}},
+		{"a status class", &Retries{Attempts: 2, On: "reset, 5xx"}, []string{"5xx", "attempts"}},
+		{"status codes", &Retries{Attempts: 2, On: "gateway-error,retriable-4xx,reset,418"}, []string{"409", "418", "502", "503", "504", "attempts"}},
+		{"status codes without a code", &Retries{Attempts: 2, On: "retriable-status-codes"}, []string{"503", "attempts"}},
+		{"connections alone", &Retries{Attempts: 2, On: "connect-failure,refused-stream,reset"}, nil},
+		{"what a server limited", &Retries{Attempts: 2, On: "envoy-ratelimited"}, []string{"attempts", "limited"}},
 	} {
 		got := BudgetContext(c.rule)
-		if asked, limited := got != nil, got.GetFields()["limited"].GetBoolValue(); asked != c.asked || limited != c.limited {
-			t.Errorf("%s: BudgetContext(%+v) = %v, want asked %v, limited %v", c.reason, c.rule, got, c.asked, c.limited)
+		if diff := cmp.Diff(c.want, slices.Sorted(maps.Keys(got.GetFields()))); diff != "" || got != nil && got.Fields["attempts"].GetNumberValue() != 2 {
+			t.Errorf("%s: BudgetContext(%+v) = %v (-want +got):\n%s", c.reason, c.rule, got, diff)
 		}
 	}
 }
@@ -100,7 +102,7 @@ func TestBudgetContext(t *testing.T) {
 func TestConditionsAreAnswersOrNot(t *testing.T) {
 	connections := []string{"reset", "reset-before-request", "connect-failure", "refused-stream", "retriable-headers", "http3-post-connect-failure"}
 	for _, c := range Conditions() {
-		if slices.Contains(answers, c) == slices.Contains(connections, c) {
+		if _, answer := answers[c]; answer == slices.Contains(connections, c) {
 			t.Errorf("condition %q is to be of answers or of connections", c)
 		}
 	}
