@@ -60,7 +60,7 @@ func catchAll() *listenerv3.Listener {
 }
 
 // Listener is that of one virtual address and port. Nothing is sniffed, so a server may speak first. It changes only when
-// the protocol does, or a rule for TCP: routes come by RDS.
+// the protocol does, or a rule for TCP, or whether any rule asks for retries of answers: routes come by RDS.
 func Listener(h *Host, p mesh.Port, rules rule.Effective, find Lookup) xds.Resource {
 	name := ListenerName(h.VIP, p.Number)
 	f := filter("envoy.filters.network.tcp_proxy", outboundTCP(h, p, rules, find))

@@ -14,9 +14,9 @@ import (
 // application that fails everything is not asked four times as much. Retries of failed connections are never counted. A
 // sidecar counts for each Envoy cluster and each of its worker threads.
 const (
-	// BudgetPercent is their share of the answers of the last BudgetInterval, those to retries included: 16 in 100 are 16
-	// besides 84, which is 19 % more than was asked. The rest of the fifth is for requests that are not answered yet.
-	BudgetPercent = 16
+	// BudgetPercent is their share of the answers of the last BudgetInterval, those to retries included: 15 in 100 are 15
+	// besides 85, which is 18 % more than was asked. The rest of a fifth is for requests that are not answered yet.
+	BudgetPercent = 15
 	// BudgetInterval is a number of whole seconds.
 	BudgetInterval = 10 * time.Second
 	// BudgetLeast retries in that interval are granted however few requests there are, so that a rule also acts on a
