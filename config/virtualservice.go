@@ -53,7 +53,7 @@ var virtualServiceFields = fieldTable([]field{
 	{path: "spec.http.retries.perTryTimeout", standard: "timeout", producer: allow, note: "a producer: 25 ms to 1 min", test: "translate testdata/rules.txtar"},
 	{path: "spec.http.retries.retryOn", standard: "connect-failure,refused-stream,unavailable,cancelled",
 		ours: "and reset-before-request, and reset for GET, HEAD, OPTIONS and TRACE", producer: allow,
-		note: "retries of answers add a fifth to the requests of 10 s at most (and 5 are always granted); retries of failed connections are not counted", test: "translate TestRetriesOfAnswers"},
+		note: "retries of answers add a fifth to the requests of 10 s at most (and 20 are always granted); retries of failed connections are not counted", test: "translate TestRetriesOfAnswers"},
 	{path: "spec.tcp.match.port", standard: "any", producer: allow, test: "translate testdata/targets.txtar"},
 	{path: "spec.tcp.match.gateways", values: []string{"mesh"}, standard: "mesh", producer: allow, test: "config TestSupportedFieldsExist"},
 	{path: "spec.tcp.route.destination.host", producer: allow, test: "translate testdata/rules.txtar"},

@@ -20,8 +20,9 @@ const (
 	// BudgetInterval is a number of whole seconds.
 	BudgetInterval = 10 * time.Second
 	// BudgetLeast retries in that interval are granted however few requests there are, so that a rule also acts on a
-	// service that is hardly called. More would let many quiet callers together ask an application too often.
-	BudgetLeast = 5
+	// service that is hardly called: on each of a handful of requests that somebody tries it with. More would let many quiet
+	// callers together ask an application too often.
+	BudgetLeast = 20
 )
 
 // RefusedHeader marks an answer that is not retried, whatever the conditions: Envoy's own word for it, if the policy does
