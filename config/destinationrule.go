@@ -25,6 +25,9 @@ const (
 	quickFailover = 2 * time.Second
 )
 
+// manyRetries is how many requests are under way at a gateway that stands still before that is found, at 1,000 a second.
+const manyRetries = 1300
+
 // destinationRuleFields says what is done with each field of networking.istio.io DestinationRule. Sidecars speak HTTP/2 and
 // mTLS to each other whatever a rule says, and errors of the connection are always counted apart from answers.
 var destinationRuleFields = fieldTable([]field{
@@ -39,7 +42,8 @@ var destinationRuleFields = fieldTable([]field{
 	{path: "connectionPool.http.http1MaxPendingRequests", standard: "2^32-1", producer: allow, note: "a producer: 8 or more", test: "config TestPoolOfOne"},
 	{path: "connectionPool.http.http2MaxRequests", standard: "2^32-1", producer: allow, note: "a producer: 8 or more", test: "config TestPolicyValues"},
 	{path: "connectionPool.http.maxRequestsPerConnection", standard: "2^29", producer: allow, note: "a producer: 8 or more", test: "config TestPolicyValues"},
-	{path: "connectionPool.http.maxRetries", standard: "2^32-1", producer: allow, note: "a producer: 8 or more", test: "config TestPolicyValues"},
+	{path: "connectionPool.http.maxRetries", standard: "2^32-1", producer: allow,
+		note: "under way at once, those of failed connections included; the budget for retries of answers holds besides; a producer: 8 or more", test: "config TestPolicyValues"},
 	{path: "connectionPool.http.idleTimeout", standard: "1h", producer: allow, note: "a connection lives 45 min at most; a producer: 1 s or more", test: "config TestPolicyValues"},
 	{path: "connectionPool.http.h2UpgradePolicy", values: []string{"DEFAULT", "UPGRADE"}, standard: "DEFAULT", producer: allow, test: "config TestPoolOfOne"},
 	{path: "outlierDetection.consecutive5xxErrors", standard: "5", producer: allow, note: "counts answers alone", test: "config TestPolicyValues"},
@@ -165,6 +169,10 @@ func (m *maker) pool(p *istio.ConnectionPoolSettings, at []any) *rule.Part {
 	limit.MaxPendingRequests = count(http.GetHttp1MaxPendingRequests(), "http", "http1MaxPendingRequests")
 	limit.MaxRequests = count(http.GetHttp2MaxRequests(), "http", "http2MaxRequests")
 	limit.MaxRetries = count(http.GetMaxRetries(), "http", "maxRetries")
+	if n := http.GetMaxRetries(); n > 0 && n < manyRetries {
+		m.info(mesh.CodeSharedKnob, steps("http", "maxRetries"), "of requests whose connection fails at once, for example at a gateway that stands still, %d are tried again and the others fail: "+
+			"Envoy has one limit for retries of answers and of connections", n)("leave it out: retries of answers add at most a fifth to the load anyway")
+	}
 	forHTTP, forTCP := resilience.Pool(connect, options), resilience.Pool(connect, nil)
 	forHTTP.CircuitBreakers, forTCP.CircuitBreakers = breakers, breakers
 	return &rule.Part{Origin: m.origin(at...), HTTP: rule.Encode(forHTTP), TCP: rule.Encode(forTCP)}
@@ -181,7 +189,7 @@ const (
 
 // ejection leaves out endpoints for what they answer, by the API's defaults. Envoy has one interval, one ejection time and
 // one greatest share for answers and for failures of the connection: a rule's count for both, and a finding says so
-// (docs/adr/0018).
+// (docs/adr/0020).
 func (m *maker) ejection(o *istio.OutlierDetection, at []any) *rule.Part {
 	steps := func(s ...any) []any { return append(slices.Clone(at), s...) }
 	percent := func(n int32, field string, standard uint32) *wrapperspb.UInt32Value {

@@ -66,7 +66,8 @@ var virtualServiceFields = fieldTable([]field{
 	{path: "spec.http.retries.attempts", standard: "2", ours: "6 while nothing was sent; answers are never retried unasked", producer: allow, note: "a producer: at most 5", test: "translate testdata/rules.txtar"},
 	{path: "spec.http.retries.perTryTimeout", standard: "timeout", producer: allow, note: "a producer: 25 ms to 1 min", test: "translate testdata/rules.txtar"},
 	{path: "spec.http.retries.retryOn", standard: "connect-failure,refused-stream,unavailable,cancelled",
-		ours: "and reset-before-request, and reset for GET, HEAD, OPTIONS and TRACE", producer: allow, test: "rule/resilience TestPolicies"},
+		ours: "and reset-before-request, and reset for GET, HEAD, OPTIONS and TRACE", producer: allow,
+		note: "retries of answers add a fifth to the requests of 10 s at most (and 20 are always granted); retries of failed connections are not counted", test: "translate TestRetriesOfAnswers"},
 	{path: "spec.tcp.match.port", standard: "any", producer: allow, test: "translate testdata/targets.txtar"},
 	{path: "spec.tcp.match.gateways", values: []string{"mesh"}, standard: "mesh", producer: allow, test: "config TestSupportedFieldsExist"},
 	{path: "spec.tcp.route.destination.host", producer: allow, test: "translate testdata/rules.txtar"},
@@ -136,7 +137,11 @@ func (m *maker) httpRoute(r *istio.HTTPRoute, i int) rule.HTTP {
 	if f := m.fault(r.Fault, at("fault")); f != nil {
 		out.Filters = append(out.Filters, *f)
 	}
-	idempotent, other := resilience.Policies(m.retries(r.Retries, at("retries")))
+	retries := m.retries(r.Retries, at("retries"))
+	if budget := resilience.BudgetContext(retries); budget != nil {
+		out.Answers = rule.Encode(budget)
+	}
+	idempotent, other := resilience.Policies(retries)
 	timeout := m.duration(r.Timeout, at("timeout")...)
 	if out.Other = action(timeout, other); idempotent != other {
 		out.Idempotent = action(timeout, idempotent)

@@ -74,6 +74,9 @@ type HTTP struct {
 	// Idempotent and Other are the RouteAction for methods that may be repeated and for all others, without clusters:
 	// they differ in retries. Idempotent is nil where one action is for all.
 	Idempotent, Other Fragment
+	// Answers says which answers are retried, as the fields of a Struct; the budget for such retries lacks the cluster. It
+	// is nil where the rule asks for none.
+	Answers Fragment
 	// Targets share the requests, at least one.
 	Targets []Target
 	// Mirrors get copies of requests, whose answers nobody waits for.

@@ -27,7 +27,6 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
-	"google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	grpcmeta "google.golang.org/grpc/metadata"
 
@@ -45,8 +44,9 @@ type lab struct {
 	members []mesh.Member
 	dir     string
 	mu      sync.Mutex
-	hits    map[string]int // requests each application saw
-	busy    int            // requests that applications are answering now, and the most there were
+	hits    map[string]int  // requests each application saw
+	seen    map[string]bool // which of those that fail once came before
+	busy    int             // requests that applications are answering now, and the most there were
 	busiest int
 	proxies map[string]*running
 	// apps are applications of the test's own, by port of the pods; the others are the lab's.
@@ -79,7 +79,7 @@ func (r *running) stat(t *testing.T, part string) (sum int) {
 }
 
 func newLab(t *testing.T) *lab {
-	l := &lab{t: t, ca: newAuthority(t), dir: t.TempDir(), hits: map[string]int{}, proxies: map[string]*running{}}
+	l := &lab{t: t, ca: newAuthority(t), dir: t.TempDir(), hits: map[string]int{}, seen: map[string]bool{}, proxies: map[string]*running{}}
 	for _, m := range []struct{ name, region string }{{"east", "eu"}, {"west", "us"}, {"north", "eu"}} {
 		l.members = append(l.members, mesh.Member{
 			Name: mesh.ClusterName(m.name), Region: m.region, Namespaces: []string{"shop"}, Authority: m.name == "east",
@@ -375,83 +375,6 @@ func split(listeners []object, name string, where func(chain object) (string, in
 
 type answer struct {
 	Instance, XFCC, Method string
-}
-
-func (l *lab) httpApp(name string) (addr string, stop func()) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		l.t.Fatal(err)
-	}
-	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		_, _ = io.Copy(io.Discard, r.Body)
-		l.mu.Lock()
-		l.hits[name]++
-		l.busy++
-		l.busiest = max(l.busiest, l.busy)
-		l.mu.Unlock()
-		defer func() {
-			l.mu.Lock()
-			l.busy--
-			l.mu.Unlock()
-		}()
-		if pause, err := time.ParseDuration(r.URL.Query().Get("delay")); err == nil {
-			time.Sleep(min(pause, time.Second))
-		}
-		if r.URL.Query().Get("forge") != "" {
-			w.Header().Set(resilience.UnreachedHeader, "1")
-			w.WriteHeader(500)
-		}
-		if r.URL.Query().Get("status") == "503" {
-			w.WriteHeader(503)
-		}
-		_ = json.NewEncoder(w).Encode(answer{Instance: name, XFCC: r.Header.Get("X-Forwarded-Client-Cert"), Method: r.Method})
-	})}
-	go func() { _ = srv.Serve(ln) }()
-	stop = func() { _ = srv.Close() }
-	l.t.Cleanup(stop)
-	return ln.Addr().String(), stop
-}
-
-func (l *lab) tcpApp(name string) (addr string, stop func()) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		l.t.Fatal(err)
-	}
-	go func() {
-		for {
-			c, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer c.Close()
-				l.mu.Lock()
-				l.hits[name+"/tcp"]++
-				l.mu.Unlock()
-				fmt.Fprintf(c, "hello from %s\n", name) // the server speaks first
-				_, _ = io.Copy(c, c)
-			}()
-		}
-	}()
-	stop = func() { _ = ln.Close() }
-	l.t.Cleanup(stop)
-	return ln.Addr().String(), stop
-}
-
-// grpcApp serves gRPC's health service and names itself in a header.
-func (l *lab) grpcApp(name string) (addr string, stop func()) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		l.t.Fatal(err)
-	}
-	srv := grpc.NewServer(grpc.UnaryInterceptor(func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
-		_ = grpc.SetHeader(ctx, grpcmeta.Pairs("instance", name))
-		return next(ctx, req)
-	}))
-	healthpb.RegisterHealthServer(srv, health.NewServer())
-	go func() { _ = srv.Serve(ln) }()
-	l.t.Cleanup(srv.Stop)
-	return ln.Addr().String(), srv.Stop
 }
 
 // calls makes n gRPC calls on one connection and counts answers by instance.

@@ -3,11 +3,13 @@ package translate
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	routerv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/router/v3"
+	codecv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/upstream_codec/v3"
 	originaldstv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/original_dst/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	tcpproxyv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
@@ -59,12 +61,12 @@ func catchAll() *listenerv3.Listener {
 }
 
 // Listener is that of one virtual address and port. Nothing is sniffed, so a server may speak first. It changes only when
-// the protocol does, a rule for TCP, or which filters rules ask for: routes come by RDS.
+// the protocol does, a rule for TCP, which filters rules ask for, or whether any asks for retries of answers: routes come by RDS.
 func Listener(h *Host, p mesh.Port, rules rule.Effective, find Lookup) xds.Resource {
 	name := ListenerName(h.VIP, p.Number)
 	f := filter("envoy.filters.network.tcp_proxy", outboundTCP(h, p, rules, find))
 	if p.Protocol.IsHTTP() {
-		f = filter("envoy.filters.network.http_connection_manager", outboundHTTP(h, p, rules.Traffic))
+		f = filter("envoy.filters.network.http_connection_manager", outboundHTTP(h, p, rules))
 	}
 	return resource(name, &listenerv3.Listener{
 		Name:             name,
@@ -77,12 +79,23 @@ func Listener(h *Host, p mesh.Port, rules rule.Effective, find Lookup) xds.Resou
 	})
 }
 
-func outboundHTTP(h *Host, p mesh.Port, t *rule.Traffic) *hcmv3.HttpConnectionManager {
+func outboundHTTP(h *Host, p mesh.Port, rules rule.Effective) *hcmv3.HttpConnectionManager {
 	m := connectionManager(mesh.StatName(p.Number, "", h.Name), RouteName(h.Name, p.Number))
 	m.HttpProtocolOptions.DefaultHostForHttp_10 = hostHeader(h.Name, p.Number)
 	m.EarlyHeaderMutationExtensions = sanitize(fromApplication())
-	m.HttpFilters = chain(append(filtersOf(t), rule.Filter{Place: rule.RouterPlace, HTTP: router()})...)
+	last := router()
+	if retriesAnswers(p, rules) {
+		last = budgetedRouter
+	}
+	m.HttpFilters = chain(append(filtersOf(rules.Traffic), rule.Filter{Place: rule.RouterPlace, HTTP: last})...)
 	return m
+}
+
+// retriesAnswers tells whether a route of the port asks for retries of what an application answered.
+func retriesAnswers(p mesh.Port, rules rule.Effective) bool {
+	return rules.Traffic != nil && slices.ContainsFunc(rules.Traffic.HTTP, func(r rule.HTTP) bool {
+		return r.Answers != nil && slices.ContainsFunc(r.Matches, func(m rule.Match) bool { return m.Port == 0 || m.Port == p.Number })
+	})
 }
 
 // hostHeader is what a client of HTTP/1.1 would have named; one of HTTP/1.0 need not name any.
@@ -116,6 +129,15 @@ func connectionManager(stat, routes string) *hcmv3.HttpConnectionManager {
 		UpgradeConfigs: []*hcmv3.HttpConnectionManager_UpgradeConfig{{UpgradeType: "websocket"}, {UpgradeType: "CONNECT"}},
 	}
 }
+
+// budgetedRouter is the router where a rule asks for retries of answers: what looks at every try is its own filter.
+var budgetedRouter = httpFilter("envoy.filters.http.router", &routerv3.Router{
+	SuppressEnvoyHeaders: true,
+	UpstreamHttpFilters: []*hcmv3.HttpFilter{
+		httpFilter(resilience.BudgetName, resilience.Budget()),
+		httpFilter("envoy.filters.http.upstream_codec", &codecv3.UpstreamCodec{}),
+	},
+})
 
 func router() *hcmv3.HttpFilter {
 	return httpFilter("envoy.filters.http.router", &routerv3.Router{SuppressEnvoyHeaders: true})

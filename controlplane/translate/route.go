@@ -5,6 +5,9 @@ import (
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	luav3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/lua/v3"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
 
 	"isthmus.dev/isthmus/mesh"
 	"isthmus.dev/isthmus/rule"
@@ -39,17 +42,21 @@ var (
 		number(&routev3.RouteConfiguration{}, "name"), number(&routev3.RouteConfiguration{}, "virtual_hosts"),
 	}
 	virtualHost = struct{ name, routes fieldNumber }{number(&routev3.VirtualHost{}, "name"), number(&routev3.VirtualHost{}, "routes")}
-	route       = struct{ name, match, action, answer fieldNumber }{
+	route       = struct{ name, match, action, answer, filters fieldNumber }{
 		number(&routev3.Route{}, "name"), number(&routev3.Route{}, "match"), number(&routev3.Route{}, "route"), number(&routev3.Route{}, "direct_response"),
+		number(&routev3.Route{}, "typed_per_filter_config"),
 	}
 	action = struct{ cluster, weighted, mirror fieldNumber }{
 		number(&routev3.RouteAction{}, "cluster"), number(&routev3.RouteAction{}, "weighted_clusters"), number(&routev3.RouteAction{}, "request_mirror_policies"),
 	}
 	mirrorTo = number(&routev3.RouteAction_RequestMirrorPolicy{}, "cluster")
 	weighted = number(&routev3.WeightedCluster{}, "clusters")
-	share    = struct{ name, weight fieldNumber }{
+	share    = struct{ name, weight, filters fieldNumber }{
 		number(&routev3.WeightedCluster_ClusterWeight{}, "name"), number(&routev3.WeightedCluster_ClusterWeight{}, "weight"),
+		number(&routev3.WeightedCluster_ClusterWeight{}, "typed_per_filter_config"),
 	}
+	anyFields     = struct{ url, value fieldNumber }{number(&anypb.Any{}, "type_url"), number(&anypb.Any{}, "value")}
+	filterContext = number(&luav3.LuaPerRoute{}, "filter_context")
 )
 
 // What all routes of sidecars have in common.
@@ -58,6 +65,8 @@ var (
 	routesOfAll = rule.Encode(&routev3.RouteConfiguration{
 		ResponseHeadersToRemove: []string{resilience.UnreachedHeader, resilience.CutHeader}, ValidateClusters: no(),
 	})
+	// answersRetried is what routes have in common that retry answers.
+	answersRetried = rule.Encode(&routev3.Route{ResponseHeadersToRemove: []string{resilience.RefusedHeader}})
 	// idempotent narrows a match to methods that may be repeated.
 	idempotent = rule.Encode(&routev3.RouteMatch{Headers: []*routev3.HeaderMatcher{{
 		Name: ":method", HeaderMatchSpecifier: &routev3.HeaderMatcher_StringMatch{StringMatch: regex(resilience.IdempotentMethods)},
@@ -169,7 +178,8 @@ func (r *Linked) write(l *linker) {
 	}
 	inside := l.open(route.action)
 	l.fragment(does)
-	if len(r.Targets) == 1 {
+	single := len(r.Targets) == 1
+	if single {
 		l.text(action.cluster, r.Targets[0].Cluster)
 	} else {
 		among := l.open(action.weighted)
@@ -177,6 +187,7 @@ func (r *Linked) write(l *linker) {
 			one := l.open(weighted)
 			l.text(share.name, r.Targets[i].Cluster)
 			l.count(share.weight, r.Targets[i].Weight)
+			r.writeBudget(l, share.filters, &r.Targets[i])
 			l.close(one)
 		}
 		l.close(among)
@@ -190,7 +201,35 @@ func (r *Linked) write(l *linker) {
 		}
 	}
 	l.close(inside)
+	if single {
+		r.writeBudget(l, route.filters, &r.Targets[0])
+	}
+	if r.Rule.Answers != nil {
+		l.fragment(answersRetried)
+	}
 }
+
+// writeBudget appends what the budget for retries of answers has to know of a target, if the rule asks for such retries.
+func (r *Linked) writeBudget(l *linker, filters fieldNumber, to *Resolved) {
+	if r.Rule.Answers == nil {
+		return
+	}
+	entry := l.open(filters)
+	l.text(mapKey, resilience.BudgetName)
+	value := l.open(mapValue)
+	l.text(anyFields.url, luaPerRoute)
+	inside := l.open(anyFields.value)
+	context := l.open(filterContext)
+	l.fragment(r.Rule.Answers)
+	l.textEntry(structFields, "cluster", to.Cluster)
+	l.close(context)
+	l.close(inside)
+	l.close(value)
+	l.close(entry)
+}
+
+// luaPerRoute is the type of what a route says to the filter of the budget.
+var luaPerRoute = "type.googleapis.com/" + string(proto.MessageName(&luav3.LuaPerRoute{}))
 
 // unavailable answers 503 and says why in the body; the route's name says it too.
 func unavailable(name, why string) rule.Fragment {

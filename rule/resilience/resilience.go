@@ -2,8 +2,8 @@
 // anything, as Envoy messages that a rule may change.
 //
 // A call leaves an endpoint that is dead, frozen or cut off by what the sidecar itself sees (passive health); nothing here
-// waits for a control plane. retry.go says when a request is tried again, cluster.go when a connection is given up and an
-// endpoint left out. docs/adr/0008 and 0018 say what was measured.
+// waits for a control plane. retry.go says when a request is tried again, budget.go how often at most after an answer,
+// cluster.go when a connection is given up and an endpoint left out. docs/adr/0008, 0018 and 0019 say what was measured.
 package resilience
 
 import (

@@ -60,6 +60,19 @@ type Retries struct {
 	On       string
 }
 
+// conditions are those of r, one by one.
+func (r *Retries) conditions() []string {
+	on := r.On
+	if on == "" {
+		on = safeRetryOn + askedRetryOn
+	}
+	all := strings.Split(on, ",")
+	for i := range all {
+		all[i] = strings.TrimSpace(all[i])
+	}
+	return all
+}
+
 // Policies gives the policy for methods that may be repeated and the one for all others, of a route whose rule says r; nil
 // says nothing. They are the same pointer where a rule names its conditions; both are nil where there are no retries.
 func Policies(r *Retries) (idempotent, other *routev3.RetryPolicy) {
@@ -115,6 +128,8 @@ func policy(on string, attempts uint32, perTry time.Duration) *routev3.RetryPoli
 			p.RetriableStatusCodes = append(p.RetriableStatusCodes, uint32(code))
 		} else if c == "retriable-status-codes" {
 			codes = true
+		} else if c == ratelimited {
+			words = append(words, "retriable-headers") // see [Budget]
 		} else if c != "" {
 			words = append(words, c)
 		}
