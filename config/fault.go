@@ -38,7 +38,8 @@ func (m *maker) fault(f *istio.HTTPFaultInjection, at []any) *rule.Filter {
 	steps := func(s ...any) []any { return append(slices.Clone(at), s...) }
 	out := &faultv3.HTTPFault{}
 	if d := f.Delay; d != nil {
-		percent := float64(d.Percent) //nolint:staticcheck // what people wrote before percentage
+		//lint:ignore SA1019 it is what people wrote before percentage
+		percent := float64(d.Percent)
 		if d.Percentage != nil {
 			percent = d.Percentage.Value
 		}

@@ -160,8 +160,9 @@ func (m *maker) mirrors(r *istio.HTTPRoute, at func(...any) []any) []rule.Mirror
 		return nil
 	case r.Mirror != nil:
 		percent := 100.0
-		if r.MirrorPercent != nil { //nolint:staticcheck // what people wrote before mirrorPercentage
-			percent = float64(r.MirrorPercent.Value)
+		//lint:ignore SA1019 it is what people wrote before mirrorPercentage
+		if old := r.MirrorPercent; old != nil {
+			percent = float64(old.Value)
 		}
 		if r.MirrorPercentage != nil {
 			percent = r.MirrorPercentage.Value

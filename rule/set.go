@@ -94,13 +94,14 @@ type produced struct {
 // What producers say of connections is for the endpoints of the cluster that says it; see [Effective.Settings].
 func (h *Host) For(namespace string) Effective {
 	var e Effective
-	e.own = h.policies(namespace)
+	names := h.names()
+	e.own = h.policies(namespace, names)
 	for _, p := range h.Producers {
-		if policies := governing(p.Policies, h.names(), func(p *Policy) []mesh.Host { return []mesh.Host{p.Host} }); len(policies) > 0 {
+		if policies := governing(p.Policies, names, func(p *Policy) []mesh.Host { return []mesh.Host{p.Host} }); len(policies) > 0 {
 			e.produced = append(e.produced, produced{p.Cluster, policies})
 		}
 	}
-	if w, ok := h.traffic(namespace); ok {
+	if w, ok := h.traffic(namespace, names); ok {
 		e.Traffic, e.Under = w.Rule, w.Under
 	}
 	if h.OwnPods {
@@ -116,7 +117,7 @@ func (h *Host) For(namespace string) Effective {
 		if e.Traffic != nil {
 			break
 		}
-		if all := governing(p.Traffic, h.names(), func(t *Traffic) []mesh.Host { return t.Hosts }); len(all) > 0 {
+		if all := governing(p.Traffic, names, func(t *Traffic) []mesh.Host { return t.Hosts }); len(all) > 0 {
 			// To the cluster that wrote it, either name is the service.
 			e.Traffic, e.Under, e.Producer = all[0], h.Service.LocalHost(), p.Cluster
 		}
@@ -148,7 +149,7 @@ func governing[R any](rules []*R, names []mesh.Host, hosts func(*R) []mesh.Host)
 	return nil
 }
 
-func (h *Host) traffic(namespace string) (Written[Traffic], bool) {
+func (h *Host) traffic(namespace string, names []mesh.Host) (Written[Traffic], bool) {
 	if h.Rules == nil {
 		return Written[Traffic]{}, false
 	}
@@ -160,7 +161,7 @@ func (h *Host) traffic(namespace string) (Written[Traffic], bool) {
 		if i > 0 && h.Yields {
 			break
 		}
-		for _, name := range h.names() {
+		for _, name := range names {
 			for _, w := range h.Rules.Traffic {
 				if w.Under == name && in(w.Rule.Object.Namespace) {
 					return w, true
@@ -171,7 +172,7 @@ func (h *Host) traffic(namespace string) (Written[Traffic], bool) {
 	return Written[Traffic]{}, false
 }
 
-func (h *Host) policies(namespace string) []*Policy {
+func (h *Host) policies(namespace string, names []mesh.Host) []*Policy {
 	if h.Rules == nil {
 		return nil
 	}
@@ -179,7 +180,7 @@ func (h *Host) policies(namespace string) []*Policy {
 		if i > 0 && h.Yields {
 			break
 		}
-		for _, name := range h.names() {
+		for _, name := range names {
 			var out []*Policy
 			for _, w := range h.Rules.Policies {
 				if ns != "" && w.Rule.Object.Namespace == ns && w.Under == name {

@@ -57,22 +57,23 @@ func Resolve(h *Host, p mesh.Port, t *rule.Target, rules rule.Effective, find Lo
 	if port == 0 {
 		port = p.Number
 	}
-	r := Resolved{Target: t, Cluster: ClusterName(port, t.Subset, t.Host), Weight: t.Weight}
-	local := h.Service.LocalHost()
+	r := Resolved{Target: t, Weight: t.Weight}
 	var of rule.Effective
-	if t.Host == h.Name || h.ClusterSet && t.Host == local && rules.Under == local {
+	if t.Host == h.Name || h.ClusterSet && t.Host == rules.Under && t.Host == h.Service.LocalHost() {
 		r.Host, of = h, rules
 	} else {
 		r.Host, of = find(t.Host)
 	}
 	to := r.Host
 	if to == nil {
+		r.Cluster = ClusterName(port, t.Subset, t.Host)
 		r.lacks(MissingService, "no service %s", t.Host)
 		return r
 	}
 	q, ok := to.Port(port)
 	if !ok {
 		if t.Port != 0 || len(to.Ports) != 1 {
+			r.Cluster = ClusterName(port, t.Subset, to.Name)
 			r.lacks(MissingPort, "service %s has no port %d", to.Name, port)
 			return r
 		}
