@@ -52,6 +52,16 @@ type Object struct {
 	Source []byte
 }
 
+// Targets are the hosts that the object sends requests to, and copies of them.
+func (o *Object) Targets() map[mesh.Host]bool {
+	if o == nil || o.Traffic == nil {
+		return nil
+	}
+	out := map[mesh.Host]bool{}
+	o.Traffic.AddTargets(out)
+	return out
+}
+
 // Traffic is the routing of one or more hosts.
 type Traffic struct {
 	Origin
@@ -62,6 +72,23 @@ type Traffic struct {
 	TCP  []TCP
 	// Source is [Object.Source].
 	Source []byte
+}
+
+// AddTargets adds the hosts that requests are sent to, and copies of them.
+func (t *Traffic) AddTargets(out map[mesh.Host]bool) {
+	for i := range t.HTTP {
+		for j := range t.HTTP[i].Targets {
+			out[t.HTTP[i].Targets[j].Host] = true
+		}
+		for j := range t.HTTP[i].Mirrors {
+			out[t.HTTP[i].Mirrors[j].Host] = true
+		}
+	}
+	for i := range t.TCP {
+		for j := range t.TCP[i].Targets {
+			out[t.TCP[i].Targets[j].Host] = true
+		}
+	}
 }
 
 // HTTP is one rule for requests.

@@ -68,15 +68,21 @@ func Object(s *world.Snapshot, o translate.Options, name mesh.ObjectName) []mesh
 func Around(names []mesh.ObjectName, snapshots ...*world.Snapshot) []mesh.ObjectName {
 	found := map[mesh.ObjectName]bool{}
 	for _, s := range snapshots {
-		hosts := map[mesh.Host]bool{}
 		for _, name := range names {
-			for _, h := range hostsOf(s, name) {
-				hosts[h] = true
-			}
-		}
-		for name := range s.Objects.Keys() {
-			if !found[name] && touches(s, name, hosts) {
-				found[name] = true
+			for _, host := range hostsOf(s, name) {
+				if rules := s.Rules.At(host); rules != nil {
+					for _, w := range rules.Traffic {
+						found[w.Rule.Object] = true
+					}
+					for _, w := range rules.Policies {
+						found[w.Rule.Object] = true
+					}
+				}
+				if senders := s.Senders.At(host); senders != nil {
+					for sender := range senders.Keys() {
+						found[sender] = true
+					}
+				}
 			}
 		}
 	}
@@ -115,26 +121,6 @@ func hostsOf(s *world.Snapshot, name mesh.ObjectName) []mesh.Host {
 		}
 	}
 	return hosts
-}
-
-// touches tells whether an object governs one of the hosts or sends requests there.
-func touches(s *world.Snapshot, name mesh.ObjectName, hosts map[mesh.Host]bool) bool {
-	o, _ := (*s.Objects.At(name)).(*rule.Object)
-	switch {
-	case o == nil:
-		return false
-	case o.Policy != nil:
-		return hosts[o.Policy.Host]
-	case o.Traffic == nil:
-		return false
-	}
-	to := func(t rule.Target) bool { return hosts[t.Host] }
-	copied := func(m rule.Mirror) bool { return hosts[m.Host] }
-	return slices.ContainsFunc(o.Traffic.Hosts, func(h mesh.Host) bool { return hosts[h] }) ||
-		slices.ContainsFunc(o.Traffic.HTTP, func(r rule.HTTP) bool {
-			return slices.ContainsFunc(r.Targets, to) || slices.ContainsFunc(r.Mirrors, copied)
-		}) ||
-		slices.ContainsFunc(o.Traffic.TCP, func(r rule.TCP) bool { return slices.ContainsFunc(r.Targets, to) })
 }
 
 // sorted gives findings by object, field and message.

@@ -144,24 +144,9 @@ func (h *Host) identities(cluster mesh.ClusterName) []string {
 // Targets are the hosts that any rule of h sends requests to, but for h itself, in no order.
 func (h *Host) Targets() map[mesh.Host]bool {
 	out := map[mesh.Host]bool{}
-	add := func(t *rule.Traffic) {
-		for i := range t.HTTP {
-			for j := range t.HTTP[i].Targets {
-				out[t.HTTP[i].Targets[j].Host] = true
-			}
-			for j := range t.HTTP[i].Mirrors {
-				out[t.HTTP[i].Mirrors[j].Host] = true
-			}
-		}
-		for i := range t.TCP {
-			for j := range t.TCP[i].Targets {
-				out[t.TCP[i].Targets[j].Host] = true
-			}
-		}
-	}
 	if h.Rules != nil {
 		for _, w := range h.Rules.Traffic {
-			add(w.Rule)
+			w.Rule.AddTargets(out)
 		}
 	}
 	delete(out, h.Name)

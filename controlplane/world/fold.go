@@ -63,6 +63,7 @@ type folding struct {
 	placements *pmap.Edit[mesh.ServiceName, mesh.Placement]
 	zones      *pmap.Edit[string, int]
 	rules      *pmap.Edit[mesh.Host, rule.Set]
+	senders    *pmap.Edit[mesh.Host, set[mesh.ObjectName]]
 	services   filing[mesh.ServiceName]
 	workloads  filing[mesh.WorkloadName]
 
@@ -78,7 +79,7 @@ func newFolding(s state) *folding {
 	return &folding{
 		old: s, state: s,
 		objects: s.Objects.Edit(), said: s.Findings.Edit(), instances: s.Workloads.Edit(), vips: s.VIPs.Edit(),
-		placements: s.Placements.Edit(), zones: s.zones.Edit(), rules: s.Rules.Edit(),
+		placements: s.Placements.Edit(), zones: s.zones.Edit(), rules: s.Rules.Edit(), senders: s.Senders.Edit(),
 		services: filing[mesh.ServiceName]{labels: s.services}, workloads: filing[mesh.WorkloadName]{labels: s.workloads},
 		redefined: map[mesh.ServiceName]bool{}, touched: map[mesh.ServiceName]bool{}, moved: map[mesh.WorkloadName]bool{},
 		imported: map[mesh.ServiceName]bool{},
@@ -148,6 +149,9 @@ func (f *folding) setObject(u mesh.SetObject) {
 	} else {
 		f.objects.Put(u.Name, &u.Value)
 	}
+	was, _ := old.(*rule.Object)
+	is, _ := u.Value.(*rule.Object)
+	f.setSenders(u.Name, was, is)
 	for _, value := range []any{old, u.Value} {
 		switch v := value.(type) {
 		case *mesh.Service, *mesh.Export:
@@ -273,6 +277,34 @@ func (f *folding) setRule(object *rule.Object, now any) {
 			}
 			f.touched[service] = true // the labels that travel with its slots are those of subsets
 		}
+	}
+}
+
+// setSenders files an object by the hosts that its rules send requests to, and not by those that they did.
+func (f *folding) setSenders(name mesh.ObjectName, was, is *rule.Object) {
+	before, after := was.Targets(), is.Targets()
+	for host := range before {
+		if after[host] {
+			continue
+		}
+		if of, ok := f.senders.Get(host); ok {
+			if left := of.With(nil, name); left.Len() > 0 {
+				f.senders.Put(host, &left)
+			} else {
+				f.senders.Drop(host)
+			}
+		}
+	}
+	for host := range after {
+		if before[host] {
+			continue
+		}
+		var of set[mesh.ObjectName]
+		if had, ok := f.senders.Get(host); ok {
+			of = *had
+		}
+		of = of.With(map[mesh.ObjectName]*struct{}{name: {}})
+		f.senders.Put(host, &of)
 	}
 }
 

@@ -185,6 +185,7 @@ type plain struct {
 	Imports   map[mesh.ServiceName]mesh.Import
 	Rules     map[mesh.Host]rule.Set
 	Findings  map[mesh.ObjectName][]mesh.Finding
+	Senders   map[mesh.Host][]string
 	Zones     []string
 }
 
@@ -199,6 +200,13 @@ func values[K comparable, V any](m pmap.Map[K, V]) map[K]V {
 func plainOf(s *Snapshot) plain {
 	p := plain{Services: values(s.Services), Workloads: values(s.Workloads), Backends: values(s.Backends), Imports: values(s.Imports),
 		Rules: values(s.Rules), Findings: values(s.Findings), Zones: s.Zones, Serving: map[mesh.WorkloadName][]mesh.ServiceName{}}
+	p.Senders = map[mesh.Host][]string{}
+	for host, of := range s.Senders.All() {
+		for sender := range of.Keys() {
+			p.Senders[host] = append(p.Senders[host], sender.String())
+		}
+		slices.Sort(p.Senders[host])
+	}
 	for name, of := range s.Serving.All() {
 		for _, service := range of.Services {
 			p.Serving[name] = append(p.Serving[name], service.Name)
@@ -290,6 +298,16 @@ func anyUpdate(t *rapid.T) mesh.Update {
 		return remote(c, service)
 	case 8:
 		return rapid.SampledFrom([]mesh.Update{trust("east", "west"), trust("west", "east", "north"), mesh.SetTrust{}}).Draw(t, "trust")
+	}
+	if rapid.Bool().Draw(t, "routes") {
+		name := mesh.ObjectName{Kind: "VirtualService", Namespace: namespace, Name: rapid.SampledFrom([]string{"r1", "r2"}).Draw(t, "rule")}
+		if rapid.Bool().Draw(t, "delete") {
+			return mesh.SetObject{Name: name}
+		}
+		to := mesh.ServiceName{Namespace: namespace, Name: rapid.SampledFrom([]string{"a", "b", "c"}).Draw(t, "to")}
+		return mesh.SetObject{Name: name, Value: &rule.Object{Name: name, Traffic: &rule.Traffic{
+			Origin: rule.Origin{Object: name}, Hosts: []mesh.Host{service.LocalHost()}, HTTP: []rule.HTTP{{Targets: []rule.Target{{Host: to.LocalHost()}}}},
+		}}}
 	}
 	name := mesh.ObjectName{Kind: "DestinationRule", Namespace: namespace, Name: rapid.SampledFrom([]string{"r1", "r2"}).Draw(t, "rule")}
 	if rapid.Bool().Draw(t, "delete") {

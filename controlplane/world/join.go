@@ -14,7 +14,7 @@ import (
 func (f *folding) finish() (state, bool) {
 	s := &f.state
 	s.Objects, s.Findings, s.Workloads, s.VIPs, s.Placements = f.objects.Map(), f.said.Map(), f.instances.Map(), f.vips.Map(), f.placements.Map()
-	s.Rules = f.rules.Map()
+	s.Rules, s.Senders = f.rules.Map(), f.senders.Map()
 	f.define()
 	s.services, s.workloads = f.services.close(), f.workloads.close()
 	f.joinBackends()

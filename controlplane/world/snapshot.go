@@ -25,6 +25,8 @@ type Snapshot struct {
 	Lingering pmap.Map[mesh.ServiceName, mesh.Lingering]
 	// Rules are this cluster's, by each host they may govern: of a service's clusterset name those for its local one too.
 	Rules pmap.Map[mesh.Host, rule.Set]
+	// Senders are the objects whose rules send requests to a host, by that host.
+	Senders pmap.Map[mesh.Host, pmap.Map[mesh.ObjectName, struct{}]]
 	// Objects are the objects of the configuration as they were compiled: see [mesh.SetObject].
 	Objects pmap.Map[mesh.ObjectName, any]
 	// Findings are those about each object alone; what shows only among others is package analyze's to find.
