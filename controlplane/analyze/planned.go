@@ -1,6 +1,8 @@
 package analyze
 
 import (
+	"slices"
+
 	"isthmus.dev/isthmus/config"
 	"isthmus.dev/isthmus/controlplane/translate"
 	"isthmus.dev/isthmus/controlplane/world"
@@ -11,7 +13,7 @@ import (
 // others that they would not have without it. What is wrong with an object by itself was found when it was read.
 func Planned(state world.Folded, o translate.Options, set []config.Object, gone ...mesh.ObjectName) []mesh.Finding {
 	var updates []mesh.Update
-	names := gone
+	names := slices.Clone(gone)
 	for _, object := range set {
 		names = append(names, object.ID())
 		if w, ok := object.Value.(*mesh.Workload); ok {
