@@ -108,7 +108,7 @@ func TestApplyRefuses(t *testing.T) {
 	for what, c := range map[string]struct{ yaml, code, word string }{
 		"an unknown field":             {service + "  htpp: []\n", "ISM0101", "htpp"},
 		"two documents for one object": {service + route + "---\n" + service + route, "ISM0103", "x"},
-		"a field of a later version":   {service + "  http: [{fault: {abort: {httpStatus: 500, percentage: {value: 5}}}, route: [{destination: {host: fine}}]}]\n", "ISM0102", "fault"},
+		"a field of a later version":   {service + "  http: [{corsPolicy: {allowOrigins: [{exact: \"https://shop.example\"}]}, route: [{destination: {host: fine}}]}]\n", "ISM0102", "corsPolicy"},
 		"half a document":              {service + "  http: [{route: [", "ISM0106", ""},
 	} {
 		t.Run(what, func(t *testing.T) {
