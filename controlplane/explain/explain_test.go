@@ -3,6 +3,7 @@ package explain_test
 import (
 	"fmt"
 	"net/netip"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -204,6 +205,11 @@ spec: {hosts: [reviews.shop.svc.clusterset.local], http: [{route: [{destination:
 `
 	state := east(t).Apply(append(applied(t, canary+bank), remote("north", slot(0, "eu-c", "v1", 1), slot(1, "eu-c", "v2", 0)))...)
 	a := ask(t, state, explain.Call{From: "caller-eu-a.shop", Host: "reviews.shop.svc.clusterset.local"})
+	for _, from := range []string{"caller-eu-a", "shop/caller-eu-a"} { // in the namespace of the call; as proxy status names it
+		if b := ask(t, state, explain.Call{From: from, Namespace: "shop", Host: "reviews.shop.svc.clusterset.local"}); !reflect.DeepEqual(a.Steps, b.Steps) {
+			t.Errorf("%s: steps %+v, want %+v", from, b.Steps, a.Steps)
+		}
+	}
 	by := step(t, a, explain.Rule)
 	if by.Origin.Object != "VirtualService shop/reviews" || !strings.HasPrefix(by.Origin.Path, "spec.http[") || by.Origin.File != "test.yaml" || by.Origin.Line == 0 {
 		t.Errorf("the rule is of %+v", by.Origin)

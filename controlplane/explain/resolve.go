@@ -51,7 +51,9 @@ func (q *question) who() error {
 // find gives the instance that a call is from; how says by what it was found, if not by its name.
 func (q *question) find() (w *mesh.Workload, how string, err error) {
 	var names []mesh.WorkloadName
-	if i := strings.LastIndexByte(q.call.From, '.'); i > 0 {
+	if namespace, instance, ok := strings.Cut(q.call.From, "/"); ok { // as proxy status prints it
+		names = append(names, mesh.WorkloadName{Namespace: namespace, Name: instance})
+	} else if i := strings.LastIndexByte(q.call.From, '.'); i > 0 {
 		names = append(names, mesh.WorkloadName{Namespace: q.call.From[i+1:], Name: q.call.From[:i]})
 	}
 	names = append(names, mesh.WorkloadName{Namespace: q.call.Namespace, Name: q.call.From}) // a name may have dots

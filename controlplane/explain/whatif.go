@@ -71,7 +71,8 @@ func (c Change) updates(s *world.Snapshot) ([]mesh.Update, error) {
 		return nil, absent("cluster "+c.A, "isthmus cluster list shows the members")
 	}
 	if name == trust.Self && (c.Kind == ClusterGone || c.Kind == Evict) {
-		return nil, absent("another cluster of this name", "ask another cluster what it would do without this one: isthmus --cluster NAME explain route")
+		return nil, hint.Wrap(hint.Code(fmt.Errorf("cluster %s is the one that is asked, and makes no calls without itself", name), CodeNoObject),
+			"ask another cluster what it would do without this one: isthmus --cluster NAME explain route")
 	}
 	switch c.Kind {
 	case ClusterGone:

@@ -111,7 +111,7 @@ The exit code is 0 for an answer, whatever it is, and 1 when there is no such wo
 		},
 	}
 	flags := c.Flags()
-	flags.StringVar(&from, "from", "", "workload that calls, INSTANCE[.NAMESPACE]")
+	flags.StringVar(&from, "from", "", "workload that calls, INSTANCE[.NAMESPACE] or NAMESPACE/INSTANCE")
 	flags.StringVar(&to, "to", "", "what it calls, HOST[:PORT][/PATH]")
 	flags.StringVar(&method, "method", "GET", "HTTP method")
 	flags.StringArrayVar(&headers, "header", nil, "header of the request, k=v; may be repeated")
