@@ -11,6 +11,7 @@ import (
 	"isthmus.dev/isthmus/api/workload"
 	"isthmus.dev/isthmus/controlplane/translate/build"
 	"isthmus.dev/isthmus/internal/hint"
+	"isthmus.dev/isthmus/internal/nearest"
 	"isthmus.dev/isthmus/mesh"
 	"isthmus.dev/isthmus/xds"
 )
@@ -186,7 +187,7 @@ func similar(name string, known []string, otherwise string) string {
 	}
 	slices.Sort(known)
 	for _, k := range known {
-		if d := edits(name, k); d < distance {
+		if d := nearest.Distance(name, k); d < distance {
 			best, distance = k, d
 		}
 	}
@@ -194,24 +195,4 @@ func similar(name string, known []string, otherwise string) string {
 		return otherwise
 	}
 	return fmt.Sprintf("did you mean %s? %s", best, otherwise)
-}
-
-// edits is the Levenshtein distance of two names.
-func edits(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := 1
-			if a[i] == b[j] {
-				cost = 0
-			}
-			diagonal, row[j+1] = row[j+1], min(row[j+1]+1, row[j]+1, diagonal+cost)
-		}
-	}
-	return row[len(b)]
 }

@@ -21,7 +21,10 @@ func Of(word string, candidates []string, most int) []string {
 	stem, _, _ := strings.Cut(word, ".")
 	var all []scored
 	for _, c := range candidates {
-		d := distance(word, c)
+		d := longest
+		if len(c) <= longest {
+			d = Distance(word, c)
+		}
 		if len(stem) > 2 && strings.Contains(c, stem) {
 			d = min(d, 1)
 		}
@@ -40,11 +43,9 @@ func Of(word string, candidates []string, most int) []string {
 // longest is the length of names that are compared, in bytes.
 const longest = 128
 
-// distance is Levenshtein's, on bytes; to a name too long to be compared it is longest.
-func distance(a, b string) int {
-	if len(b) > longest {
-		return longest
-	}
+// Distance is Levenshtein's, on bytes: how many have to be put in, left out or written otherwise. It costs the product of the
+// lengths, which the caller bounds.
+func Distance(a, b string) int {
 	row := make([]int, len(b)+1)
 	for j := range row {
 		row[j] = j
