@@ -15,15 +15,6 @@ import (
 	"isthmus.dev/isthmus/xds"
 )
 
-// catchAll is the listener of everything that has none of its own, see translate.
-const catchAll = "outbound"
-
-// Clusters of the caller's sidecar that are no service's.
-const (
-	passthrough = "PassthroughCluster"
-	blackHole   = "BlackHoleCluster"
-)
-
 // flow is what a filter chain does with a connection: exactly one of the two is set.
 type flow struct {
 	http *hcmv3.HttpConnectionManager
@@ -49,7 +40,7 @@ func (q *question) listen(to netip.AddrPort) (*flow, error) {
 		q.step(Listener, Origin{}, nil, "listener "+name, fmt.Sprintf("%s is the virtual address of %s; %s", to.Addr(), q.out.Host, kind))
 		return f, nil
 	}
-	l, ok, err = resource[*listenerv3.Listener](q.state, xds.ListenerType, catchAll)
+	l, ok, err = resource[*listenerv3.Listener](q.state, xds.ListenerType, translate.OutboundListener)
 	if err != nil || !ok {
 		q.step(Listener, Origin{}, nil, "none", "the sidecar has no listener at all yet")
 		return nil, err
@@ -58,7 +49,7 @@ func (q *question) listen(to netip.AddrPort) (*flow, error) {
 	if err != nil {
 		return nil, err
 	}
-	if f.tcp.GetCluster() == passthrough {
+	if f.tcp.GetCluster() == translate.Passthrough {
 		q.step(Listener, Origin{}, nil, "passes through", fmt.Sprintf("%s is no virtual address: the connection leaves the mesh as it is", to))
 		q.out.Verdict = Forwarded
 		q.out.Shares = []Share{{Host: q.out.Host, Predicted: 1, Endpoints: []Endpoint{{Name: to.String(), Healthy: true, Weight: 1}}}}

@@ -11,6 +11,7 @@ import (
 	faultv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/fault/v3"
 	tcpproxyv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
 
+	"isthmus.dev/isthmus/controlplane/translate"
 	"isthmus.dev/isthmus/mesh"
 )
 
@@ -23,14 +24,9 @@ type target struct {
 	problem string
 }
 
-// parts of the name of a service's cluster, see translate.ClusterName; ok is false for any other.
+// parts of the name of a service's cluster; ok is false for any other.
 func (t target) parts() (port uint32, subset string, host mesh.Host, ok bool) {
-	f := strings.Split(t.cluster, "|")
-	if len(f) != 4 || f[0] != "outbound" {
-		return 0, "", "", false
-	}
-	n, err := strconv.ParseUint(f[1], 10, 16)
-	return uint32(n), f[2], mesh.Host(f[3]), err == nil
+	return translate.ClusterParts(t.cluster)
 }
 
 func (t target) String() string {
@@ -235,7 +231,7 @@ func (q *question) routeTCP(p *tcpproxyv3.TcpProxy) ([]target, error) {
 		return nil, unknown("a TCP proxy", p)
 	}
 	reason := "a connection is routed whole: no path, method or header counts"
-	if len(out) == 1 && out[0].cluster == blackHole {
+	if len(out) == 1 && out[0].cluster == translate.BlackHole {
 		out = []target{{share: 1, problem: "the connection is closed: the rule has no destination"}}
 	}
 	q.step(Rule, q.tcpOrigin(), q.lostRoutes(), "TCP", reason)

@@ -192,7 +192,7 @@ func (h *Host) writeFacts(l *linker, subset string) {
 // originalDestination sends traffic that is not the mesh's where it was going.
 func originalDestination() *clusterv3.Cluster {
 	return &clusterv3.Cluster{
-		Name:                 passthrough,
+		Name:                 Passthrough,
 		ClusterDiscoveryType: &clusterv3.Cluster_Type{Type: clusterv3.Cluster_ORIGINAL_DST},
 		LbPolicy:             clusterv3.Cluster_CLUSTER_PROVIDED,
 		ConnectTimeout:       duration(passthroughTimeout),

@@ -4,8 +4,7 @@ import "isthmus.dev/isthmus/mesh"
 
 // What the tests outside of the package name.
 const (
-	InboundListener  = inboundListener
-	OutboundListener = outboundListener
+	InboundListener = inboundListener
 )
 
 // CallersOf are who may call a port of these services: any member but refused, or clusters.
@@ -13,9 +12,6 @@ func CallersOf(t *mesh.Trust, services []*mesh.Service) (any bool, clusters, ref
 	c := newView(t).callers(services)
 	return c.any, c.clusters, c.refused
 }
-
-// BlackHole is a cluster that every gateway has.
-const BlackHole = blackHole
 
 // SharedName is the application's cluster for a protocol, on a port of which services say all three.
 func SharedName(number uint32, protocol mesh.Protocol) string {

@@ -41,7 +41,7 @@ func (v *view) gateway(out Resources, tcp bool, o Options) {
 	}
 	out.add(xds.ListenerType, gatewayListener, v.gatewayListener(m, slices.Sorted(maps.Keys(ports)), tcp))
 	out.add(xds.ClusterType, federation, federationCluster(o.FederationSocket))
-	out.add(xds.ClusterType, blackHole, emptyCluster(blackHole))
+	out.add(xds.ClusterType, BlackHole, emptyCluster(BlackHole))
 }
 
 func (v *view) gatewayListener(m *mesh.Member, ports []uint32, tcp bool) *listenerv3.Listener {
@@ -99,7 +99,7 @@ func slotsChain(name string, protocols []string, proxy *tcpproxyv3.TcpProxy) *li
 const gatewayConnectionLife = time.Hour
 
 func slotProxy() *tcpproxyv3.TcpProxy {
-	t := tcpTo("slots", blackHole)
+	t := tcpTo("slots", BlackHole)
 	t.MaxConnectAttempts = u32(2)
 	t.MaxDownstreamConnectionDuration = duration(gatewayConnectionLife)
 	t.MaxDownstreamConnectionDurationJitterPercentage = &typev3.Percent{Value: 10}

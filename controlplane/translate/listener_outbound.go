@@ -43,19 +43,19 @@ var vipPrefix = netip.MustParsePrefix("240.240.0.0/12")
 // on a port that no service has is reset, everything else (pods, instances' own addresses, the outside) passes through.
 func catchAll() *listenerv3.Listener {
 	return &listenerv3.Listener{
-		Name:             outboundListener,
+		Name:             OutboundListener,
 		Address:          socketAddress("127.0.0.1", OutboundPort),
 		TrafficDirection: corev3.TrafficDirection_OUTBOUND,
 		UseOriginalDst:   yes(),
 		ListenerFilters:  []*listenerv3.ListenerFilter{originalDst()},
 		FilterChains: []*listenerv3.FilterChain{{
-			Name:             blackHole,
+			Name:             BlackHole,
 			FilterChainMatch: destination(vipPrefix.Addr().String(), vipPrefix.Bits(), 0),
-			Filters:          []*listenerv3.Filter{filter("envoy.filters.network.tcp_proxy", tcpTo(blackHole, blackHole))},
+			Filters:          []*listenerv3.Filter{filter("envoy.filters.network.tcp_proxy", tcpTo(BlackHole, BlackHole))},
 		}},
 		DefaultFilterChain: &listenerv3.FilterChain{
-			Name:    passthrough,
-			Filters: []*listenerv3.Filter{filter("envoy.filters.network.tcp_proxy", tcpTo(passthrough, passthrough))},
+			Name:    Passthrough,
+			Filters: []*listenerv3.Filter{filter("envoy.filters.network.tcp_proxy", tcpTo(Passthrough, Passthrough))},
 		},
 	}
 }
@@ -157,7 +157,7 @@ func outboundTCP(h *Host, p mesh.Port, rules rule.Effective, find Lookup) *tcppr
 	}
 	switch to := ResolveAll(h, p, r.Targets, rules, find); len(to) {
 	case 0:
-		t.ClusterSpecifier = &tcpproxyv3.TcpProxy_Cluster{Cluster: blackHole}
+		t.ClusterSpecifier = &tcpproxyv3.TcpProxy_Cluster{Cluster: BlackHole}
 	case 1:
 		t.ClusterSpecifier = &tcpproxyv3.TcpProxy_Cluster{Cluster: to[0].Cluster}
 	default:

@@ -11,17 +11,27 @@ import (
 
 // Names of resources that exist once a proxy.
 const (
-	outboundListener = "outbound"
+	OutboundListener = "outbound" // every redirected connection begins here
 	inboundListener  = mesh.InboundListener
 	gatewayListener  = "gateway"
-	passthrough      = "PassthroughCluster"
-	blackHole        = "BlackHoleCluster"
+	Passthrough      = "PassthroughCluster" // the original destination, outside of the mesh
+	BlackHole        = "BlackHoleCluster"   // nobody
 	federation       = "federation"
 )
 
 // ClusterName is the Envoy cluster of a host's port and subset, in Istio's form.
 func ClusterName(port uint32, subset string, h mesh.Host) string {
 	return "outbound|" + strconv.FormatUint(uint64(port), 10) + "|" + subset + "|" + string(h)
+}
+
+// ClusterParts undoes ClusterName; ok is false for a name of any other Envoy cluster.
+func ClusterParts(name string) (port uint32, subset string, host mesh.Host, ok bool) {
+	f := strings.Split(name, "|")
+	if len(f) != 4 || f[0] != "outbound" {
+		return 0, "", "", false
+	}
+	n, err := strconv.ParseUint(f[1], 10, 16)
+	return uint32(n), f[2], mesh.Host(f[3]), err == nil
 }
 
 // PartName is the Envoy cluster of what one cluster has of a host, where the Envoy cluster of that name is in parts.

@@ -53,9 +53,9 @@ func newView(t *mesh.Trust) *view { return &view{trust: t, self: t.Self} }
 func Common(t *mesh.Trust) Resources {
 	v, out := newView(t), Resources{}
 	v.secrets(out)
-	out.add(xds.ClusterType, passthrough, originalDestination())
-	out.add(xds.ClusterType, blackHole, emptyCluster(blackHole))
-	out.add(xds.ListenerType, outboundListener, catchAll())
+	out.add(xds.ClusterType, Passthrough, originalDestination())
+	out.add(xds.ClusterType, BlackHole, emptyCluster(BlackHole))
+	out.add(xds.ListenerType, OutboundListener, catchAll())
 	v.egress(out)
 	return out
 }
